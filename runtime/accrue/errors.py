@@ -1,0 +1,122 @@
+"""Every error that Accrue raises on purpose.
+
+AccrueError                     exit 1
+├── UsageError                  exit 2   the words of the call are off
+├── NotFound                    exit 3   a class, shot, journal entry, file or folder is not there
+├── Conflict                    exit 5   it is there, but something else stands in the way
+│   └── SpaceMismatch                    statistics of two embedding spaces would have mixed
+├── Refused                     exit 6   a quality gate said no; nothing was changed
+├── RowsError                   exit 1   rows that cannot be embeddings (NaN, wrong width, too many)
+├── FormatError                 exit 1   bytes of ours that do not parse (state, backup)
+│   └── FutureVersion                    ... because a newer Accrue wrote them
+├── ImageError                  exit 1   a file that is no usable image
+├── SourceError                 exit 1   a camera or stream that gives no frames
+├── BundleError                 exit 1   an encoder bundle that is incomplete or altered
+├── ConfigError                 exit 2   a configuration value that does not fit
+└── StoreError                  exit 1   the state folder or its database
+    ├── StoreReadOnly
+    ├── StoreFull
+    ├── StoreBusy                        another process holds the lock; retrying is safe
+    └── StoreCorrupt
+
+The message is one line: what was tried, what was found, what was expected. The hint is what the
+operator can do or type next.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class AccrueError(Exception):
+    """Base of all expected failures.
+
+    Attributes:
+        message: one line, without the hint.
+        hint: what to do or type next; may be empty.
+        fields: what the message was made of (``path``, ``found``, ``expected`` ...), for machines.
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "", **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+
+class UsageError(AccrueError):
+    exit_code = 2
+
+
+class NotFound(AccrueError):
+    exit_code = 3
+
+
+class Conflict(AccrueError):
+    exit_code = 5
+
+
+class SpaceMismatch(Conflict):
+    pass
+
+
+class Refused(AccrueError):
+    exit_code = 6
+
+
+class RowsError(AccrueError):
+    pass
+
+
+class FormatError(AccrueError):
+    pass
+
+
+class FutureVersion(FormatError):
+    pass
+
+
+class ImageError(AccrueError):
+    pass
+
+
+class SourceError(AccrueError):
+    pass
+
+
+class BundleError(AccrueError):
+    pass
+
+
+class ConfigError(AccrueError):
+    exit_code = 2
+
+
+class StoreError(AccrueError):
+    pass
+
+
+class StoreReadOnly(StoreError):
+    pass
+
+
+class StoreFull(StoreError):
+    pass
+
+
+class StoreBusy(StoreError):
+    retryable = True
+
+
+class StoreCorrupt(StoreError):
+    pass

@@ -1,0 +1,35 @@
+"""Learning as exact addition: statistics, heads, rejection. Pure numpy, no I/O."""
+
+from accrue.learn.choice import HEADS, Choice, choose
+from accrue.learn.decision import Alternative, Calibration, Decision
+from accrue.learn.gaussian import Gaussian
+from accrue.learn.learner import Learner
+from accrue.learn.leave_one_out import LeftOut, leave_one_out
+from accrue.learn.prototype import Prototype
+from accrue.learn.ridge import Ridge
+from accrue.learn.served import Head, Served
+from accrue.learn.state import State
+from accrue.learn.statistics import ROW_LIMIT, SCALE, Statistics, check_rows, quantise
+
+__all__ = [
+    "HEADS",
+    "ROW_LIMIT",
+    "SCALE",
+    "Alternative",
+    "Calibration",
+    "Choice",
+    "Decision",
+    "Gaussian",
+    "Head",
+    "Learner",
+    "LeftOut",
+    "Prototype",
+    "Ridge",
+    "Served",
+    "State",
+    "Statistics",
+    "check_rows",
+    "choose",
+    "leave_one_out",
+    "quantise",
+]

@@ -1,0 +1,222 @@
+"""What every head shares: solved exactly, then followed row by row.
+
+A head is a pure function of a `State`: `solve` computes it exactly, in O(dim**3 + C dim**2).
+What `solve` returns, a `Served` head, can then follow the state row by row in O(dim**2): with one
+more row each matrix involved changes by rank one (Sherman and Morrison 1950), and the class
+vectors are never multiplied out, so that teaching touches one of them. `Learner` keeps the two
+together and solves exactly again where an update cannot follow.
+
+Scores are in units of the embedding's own length: rows are divided by 2**15.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accrue.errors import RowsError
+from accrue.learn.state import State
+from accrue.learn.statistics import SCALE, Floats, Rows
+
+STEPS_PER_OCTAVE = 8
+WAITING_UPDATES = 32  # rank-one terms kept apart from the inverse before they are folded in
+RESOLVE_AFTER = 4096  # updates after which the exact solve takes rounding away again
+LEAST_PIVOT = 1e-6  # a downdate that leaves less than this of a direction loses its digits
+
+
+def on_grid(value: float) -> float:
+    """The nearest power of ``2**(1/8)``.
+
+    A regulariser tied to the trace of the data would move with every row and turn each update
+    into a full solve. On this grid it is still a pure function of the statistics, is within 4.5 %
+    of what was asked for, and stands still between grid points.
+    """
+    return float(2.0 ** (round(STEPS_PER_OCTAVE * math.log2(value)) / STEPS_PER_OCTAVE))
+
+
+class Inverse:
+    """A symmetric positive definite inverse, and the rank-one terms that wait beside it."""
+
+    def __init__(self, matrix: Floats) -> None:
+        """Inverts `matrix`, float64 (dim, dim), symmetric positive definite."""
+        inverse = np.linalg.inv(matrix)
+        self.base: Floats = (inverse + inverse.T) / 2
+        self._vectors: Floats = np.empty((WAITING_UPDATES, len(matrix)))
+        self._weights: Floats = np.empty(WAITING_UPDATES)
+        self._waiting = 0
+        self.updates = 0
+
+    def __matmul__(self, x: Floats) -> Floats:
+        """``R x`` for x (dim,), or row by row for x (n, dim)."""
+        y: Floats = x @ self.base
+        if self._waiting:
+            u = self._vectors[: self._waiting]
+            y += ((x @ u.T) * self._weights[: self._waiting]) @ u
+        return y
+
+    def matrix(self) -> Floats:
+        self._fold()
+        return self.base
+
+    def update(self, v: Floats, sign: float) -> tuple[Floats, float] | None:
+        """Follows ``M + sign v v^T``: ``R`` gains ``w u u^T``; returns (u, w).
+
+        None where too little of a direction would be left to compute with.
+        """
+        u = self @ v
+        pivot = 1.0 + sign * float(v @ u)
+        if pivot < LEAST_PIVOT or self.updates >= RESOLVE_AFTER:
+            return None
+        if self._waiting == WAITING_UPDATES:
+            self._fold()
+        weight = -sign / pivot
+        self._vectors[self._waiting] = u
+        self._weights[self._waiting] = weight
+        self._waiting += 1
+        self.updates += 1
+        return u, weight
+
+    def _fold(self) -> None:
+        if self._waiting:
+            u = self._vectors[: self._waiting]
+            self.base += (u.T * self._weights[: self._waiting]) @ u
+            self._waiting = 0
+
+
+class Served:
+    """A solved head: class ids, their counts and means, and what the head adds to them.
+
+    Attributes:
+        ids: class ids, one for each column of `scores`. Removing a class may reorder them.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.dim = state.dim
+        self.ids: list[str] = list(state)
+        self.index = {class_id: k for k, class_id in enumerate(self.ids)}
+        self._n: Floats = state.counts()
+        self._means: Floats = state.sums() / (self._n[:, None] * SCALE)  # (C, dim)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n(self) -> Floats:
+        """Rows of each class: float64 (n_classes,)."""
+        return self._n[: len(self.ids)]
+
+    @property
+    def means(self) -> Floats:
+        """Mean embedding of each class: float64 (n_classes, dim), not unit length."""
+        return self._means[: len(self.ids)]
+
+    def scores(self, x: NDArray[Any]) -> Floats:
+        """Scores, higher is better: float (n, dim) embeddings to float64 (n, n_classes)."""
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise RowsError(
+                f"embeddings of shape {x.shape}; expected (n, {self.dim})",
+                found=x.shape,
+                expected=self.dim,
+            )
+        return self._scores(x.astype(np.float64))
+
+    def _scores(self, x: Floats) -> Floats:
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Name and the parameters in force, for people."""
+        raise NotImplementedError
+
+    def follow(self, state: State, class_id: str, rows: Rows, sign: int) -> bool:
+        """Follows rows that `state` has just gained (sign +1) or lost (-1).
+
+        Returns:
+            False where only an exact solve will do; this object is then no longer to be used.
+        """
+        k = self.index.get(class_id)
+        if k is None:
+            k = self._append(class_id)
+        for x in rows.astype(np.float64) / SCALE:
+            if not self._follow_row(k, x, sign):
+                return False
+            n = self._n[k] + sign
+            if n == 0:
+                self._drop(k)
+            else:
+                self._means[k] += sign * (x - self._means[k]) / n
+                self._n[k] = n
+        if class_id in self.index:  # the exact sum, so that means carry no rounding along
+            self._means[k] = state.sum(class_id) / (self._n[k] * SCALE)
+            self._mean_changed(k)
+        return self._settle(state)
+
+    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
+        """Called for each row before the mean of class k moves."""
+        raise NotImplementedError
+
+    def _mean_changed(self, k: int) -> None:
+        pass
+
+    def _settle(self, state: State) -> bool:
+        """Whether the parameters in force still are those that `state` asks for."""
+        raise NotImplementedError
+
+    def left_out(self, k: int, shots: list[Floats]) -> list[Floats | None]:
+        """What `scores` would say of shots of class k, had each never been taught.
+
+        Args:
+            shots: float64 (m, dim) of each shot, kept rows of class k.
+
+        Returns:
+            float64 (n_classes,) for each shot, averaged over its rows; None for a shot that is
+            all there is of its class.
+        """
+        n = self.n[k]
+        return [self._left_out(k, x) if n > len(x) else None for x in shots]
+
+    def _left_out(self, k: int, x: Floats) -> Floats:
+        """`left_out` of one shot."""
+        raise NotImplementedError
+
+    def _append(self, class_id: str) -> int:
+        k = len(self.ids)
+        if k == len(self._n):
+            self._grow(max(16, 2 * k))
+        self._n[k] = 0
+        self._means[k] = 0
+        self.ids.append(class_id)
+        self.index[class_id] = k
+        return k
+
+    def _grow(self, size: int) -> None:
+        for name, value in self.__dict__.items():
+            if name in self.per_class:
+                grown = np.zeros((size, *value.shape[1:]))
+                grown[: len(value)] = value
+                setattr(self, name, grown)
+
+    per_class: ClassVar[tuple[str, ...]] = ("_n", "_means")
+
+    def _drop(self, k: int) -> None:
+        """Removes class k; the last class takes its place."""
+        last = len(self.ids) - 1
+        del self.index[self.ids[k]]
+        if k != last:
+            for name in self.per_class:
+                column = getattr(self, name)
+                column[k] = column[last]
+            self.ids[k] = self.ids[last]
+            self.index[self.ids[k]] = k
+        self.ids.pop()
+
+
+class Head(Protocol):
+    """What a head is: a name, and a pure function from statistics to a served head."""
+
+    name: ClassVar[str]
+
+    def solve(self, state: State) -> Served: ...
