@@ -88,7 +88,8 @@ class _GaussianServed(Served):
         self._log_priors: Floats | None = None
 
     def _square_means(self) -> Floats:
-        return self._n * np.einsum("kd,kd->k", self._means, self._means)
+        squares: Floats = self._n * np.einsum("kd,kd->k", self._means, self._means)
+        return squares
 
     def _read_sums(self, state: State) -> None:
         self._rows = state.n
