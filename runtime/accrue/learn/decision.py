@@ -87,10 +87,10 @@ class Calibration:
             Alternative(ids[k], share_below(self._margin, float(gap)))
             for k, gap in zip(order, gaps, strict=True)
         ]
-        possible = tuple(a for i, a in enumerate(told[:most]) if i == 0 or a.p > self.reject)
+        possible = tuple(a for i, a in enumerate(told) if i == 0 or a.p > self.reject)
         known = SURE if len(possible) == 1 else MAYBE
         verdict = known if typical >= self.reject else UNKNOWN
-        return Decision(first, verdict, typical, margin, possible)
+        return Decision(first, verdict, typical, margin, possible[:most])
 
 
 def share_below(known: Floats, value: float) -> float:

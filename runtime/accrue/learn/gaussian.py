@@ -174,7 +174,6 @@ class _GaussianServed(Served):
         n, mean = float(self.n[k]), self.means[k]
         basis = np.vstack([*shots, mean[None]])  # the class's rows, then its mean
         image = self.inverse @ basis
-        products = image @ basis.T  # K = B R B^T
         against = image @ self.means.T  # (rows + 1, C)
         quadratic = self.quadratic
         result: list[Floats | None] = []
@@ -191,7 +190,7 @@ class _GaussianServed(Served):
             T[:m, :m] = np.eye(m) - 1.0 / m
             T[m, :m] = math.sqrt(n * m / (n - m)) / m
             T[m, m] = -math.sqrt(n * m / (n - m))
-            K = products[np.ix_(pick, pick)]
+            K = image[pick] @ basis[pick].T  # B R B^T, (m + 1, m + 1)
             TK = T @ K
             gain = np.linalg.inv(np.eye(m + 1) - TK @ T.T)
             VM = T @ against[pick]  # V R M^T, (m + 1, C)

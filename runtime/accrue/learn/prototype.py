@@ -42,9 +42,12 @@ class _PrototypeServed(Served):
 
     def _scores(self, x: Floats) -> Floats:
         means = self.means
-        if self._centred and len(self) > 1:
+        if self._centred and len(means) > 1:
             centre = self.n @ means / self.n.sum()
             means, x = means - centre, x - centre
+        return self._cosine(x, means)
+
+    def _cosine(self, x: Floats, means: Floats) -> Floats:
         lengths = np.linalg.norm(means, axis=1)
         own = np.linalg.norm(x, axis=1, keepdims=True)
         cosine: Floats = (x @ means.T) / np.maximum(lengths * own, 1e-12)  # (n, C)
@@ -57,10 +60,13 @@ class _PrototypeServed(Served):
         return True
 
     def _left_out(self, k: int, x: Floats) -> Floats:
-        n, m = float(self.n[k]), len(x)
-        without = (n * self.means[k] - x.sum(axis=0)) / (n - m)
-        scores: Floats = self._scores(x)
-        norms = np.linalg.norm(without) * np.linalg.norm(x, axis=1)
-        scores[:, k] = x @ without / np.maximum(norms, 1e-12)
+        gone = x.sum(axis=0)
+        without = (self.n[k] * self.means[k] - gone) / (self.n[k] - len(x))
+        means = self.means
+        if self._centred and len(means) > 1:  # the centre moves with the mean
+            centre = (self.n @ means - gone) / (self.n.sum() - len(x))
+            means, x, without = means - centre, x - centre, without - centre
+        scores = self._cosine(x, means)
+        scores[:, [k]] = self._cosine(x, without[None])
         mean: Floats = scores.mean(axis=0)
         return mean

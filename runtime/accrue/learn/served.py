@@ -23,8 +23,9 @@ from accrue.learn.statistics import SCALE, Floats, Rows
 
 STEPS_PER_OCTAVE = 8
 WAITING_UPDATES = 32  # rank-one terms kept apart from the inverse before they are folded in
+ROUNDING = 2.0**-52  # of one float64 operation, relative
 RESOLVE_AFTER = 4096  # updates after which the exact solve takes rounding away again
-LEAST_PIVOT = 1e-6  # a downdate that leaves less than this of a direction loses its digits
+ERROR_BUDGET = 1e-9  # relative error of an inverse from downdates; 1e-6 is what is promised
 
 
 def on_grid(value: float) -> float:
@@ -47,6 +48,7 @@ class Inverse:
         self._vectors: Floats = np.empty((WAITING_UPDATES, len(matrix)))
         self._weights: Floats = np.empty(WAITING_UPDATES)
         self._waiting = 0
+        self._error = 0.0
         self.updates = 0
 
     def __matmul__(self, x: Floats) -> Floats:
@@ -64,11 +66,15 @@ class Inverse:
     def update(self, v: Floats, sign: float) -> tuple[Floats, float] | None:
         """Follows ``M + sign v v^T``: ``R`` gains ``w u u^T``; returns (u, w).
 
-        None where too little of a direction would be left to compute with.
+        A downdate that leaves the share ``pivot`` of a direction magnifies the rounding in it by
+        ``1 / pivot**2`` at most; the sum of those is the error counted against `ERROR_BUDGET`.
+        None where it is used up.
         """
         u = self @ v
         pivot = 1.0 + sign * float(v @ u)
-        if pivot < LEAST_PIVOT or self.updates >= RESOLVE_AFTER:
+        if sign < 0:
+            self._error += ROUNDING / pivot**2 if pivot > 0 else math.inf
+        if self._error > ERROR_BUDGET or self.updates >= RESOLVE_AFTER:
             return None
         if self._waiting == WAITING_UPDATES:
             self._fold()

@@ -9,15 +9,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from accrue.errors import FormatError, FutureVersion, NotFound, RowsError, SpaceMismatch
+from accrue.errors import FormatError, NotFound, RowsError, SpaceMismatch
 from accrue.learn.statistics import (
     FORMAT_VERSION,
+    MAX_DIM,
     Floats,
     Rows,
     Statistics,
     check_rows,
     gram,
     payload_size,
+    read_head,
     require_room,
 )
 
@@ -25,7 +27,6 @@ _MAGIC = b"ACCRUEST"
 _HEAD = struct.Struct("<8sHHI32sI")  # magic, version, reserved, dim, space id, classes
 _CLASS = struct.Struct("<HQ")  # length of the id in UTF-8, n
 _PENDING_ROWS = 256  # rows that wait before one matrix product adds them to the total
-MAX_DIM = 65_536
 
 
 class _Class:
@@ -286,19 +287,13 @@ class State:
         Raises:
             FormatError: not a state, cut short, too long, or not in canonical order.
             FutureVersion: written by a newer Accrue.
+            RowsError: more than 2**23 rows in all.
         """
-        if len(data) < _HEAD.size or data[:8] != _MAGIC:
-            raise FormatError(f"no state: it begins with {_MAGIC!r}, found {data[:8]!r}")
-        _, version, _, dim, space, classes = _HEAD.unpack_from(data)
-        if version > FORMAT_VERSION:
-            raise FutureVersion(
-                f"state of format {version}; this Accrue reads up to {FORMAT_VERSION}",
-                hint="update Accrue",
-                found=version,
-                expected=FORMAT_VERSION,
-            )
-        state = cls(space.hex(), dim)
+        _, _, dim, space, classes = read_head(data, _HEAD, _MAGIC, "state")
         size, at, previous = payload_size(dim), _HEAD.size, b""
+        if at + classes * (_CLASS.size + 1 + size) > len(data):  # before memory is set aside
+            raise FormatError(f"state cut short at byte {len(data):,}", found=len(data))
+        state = cls(space.hex(), dim)
         for _ in range(classes):
             if at + _CLASS.size > len(data):
                 raise FormatError(f"state cut short at byte {len(data):,}", found=len(data))
@@ -322,6 +317,10 @@ class State:
 
 
 def _require_id(class_id: str) -> None:
+    try:
+        class_id.encode()
+    except UnicodeEncodeError:
+        raise RowsError(f"class id {class_id!r}; expected text that UTF-8 can hold") from None
     if not 1 <= len(class_id.encode()) <= 65_535:
         raise RowsError(f"class id of {len(class_id)} characters; expected 1 to 65,535 bytes")
 

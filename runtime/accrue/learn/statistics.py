@@ -25,6 +25,7 @@ SCALE = 2**15  # one unit of length in int16 steps
 LARGEST = 32_767  # +1.0 would be 32,768, one more than int16 holds
 ROW_LIMIT = 2**23  # n * 2**30 must stay within the 2**53 that float64 counts exactly
 FORMAT_VERSION = 1
+MAX_DIM = 65_536
 _MAGIC = b"ACCRSTAT"
 _HEAD = struct.Struct("<8sHHIQ")  # magic, version, reserved, dim, n
 _BLOCK_ROWS = 4096
@@ -51,9 +52,11 @@ def quantise(embeddings: NDArray[Any]) -> Rows:
     if not np.isfinite(x).all():
         row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
         raise RowsError(f"embedding {row} has a value that is not finite (NaN or infinity)")
+    largest = np.abs(x).max(axis=1, initial=0.0)
+    if len(x) and largest.min() == 0:
+        raise RowsError(f"embedding {int(largest.argmin())} has length zero")
+    x = np.ldexp(x, -np.frexp(largest)[1][:, None])  # squares neither overflow nor vanish
     length = np.sqrt(np.einsum("ij,ij->i", x, x))
-    if len(x) and length.min() == 0:
-        raise RowsError(f"embedding {int(length.argmin())} has length zero")
     q = np.rint(x / length[:, None] * SCALE)
     clipped: Rows = np.clip(q, -LARGEST, LARGEST).astype(np.int16)
     return clipped
@@ -168,6 +171,7 @@ class Statistics:
             (diagonal >= 0).all()
             and (diagonal <= self.n * float(LARGEST**2)).all()
             and (self.s**2 <= self.n * diagonal).all()  # Cauchy and Schwarz
+            and (np.square(self.S) <= np.outer(diagonal, diagonal)).all()
         )
 
     def __eq__(self, other: object) -> bool:
@@ -197,17 +201,9 @@ class Statistics:
         Raises:
             FormatError: other magic or length, or sums that no rows can have.
             FutureVersion: written by a newer Accrue.
+            RowsError: more than 2**23 rows.
         """
-        if len(data) < _HEAD.size or data[:8] != _MAGIC:
-            raise FormatError(f"no statistics: they begin with {_MAGIC!r}, found {data[:8]!r}")
-        _, version, _, dim, n = _HEAD.unpack_from(data)
-        if version > FORMAT_VERSION:
-            raise FutureVersion(
-                f"statistics of format {version}; this Accrue reads up to {FORMAT_VERSION}",
-                hint="update Accrue",
-                found=version,
-                expected=FORMAT_VERSION,
-            )
+        _, _, dim, n = read_head(data, _HEAD, _MAGIC, "statistics")
         return cls.from_payload(n, dim, data[_HEAD.size :])
 
     @classmethod
@@ -221,7 +217,7 @@ class Statistics:
             )
         require_room(n)
         values = np.frombuffer(payload, "<i8")
-        if values.size and int(np.abs(values).max()) > 2**53:
+        if values.size and (values.max() > 2**53 or values.min() < -(2**53)):
             raise FormatError("statistics hold a value beyond 2**53; expected exact sums")
         values = values.astype(np.float64)
         second = np.zeros((dim, dim))
@@ -235,6 +231,33 @@ class Statistics:
     def digest(self) -> str:
         """SHA-256 of the canonical bytes, 64 hex characters."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def read_head(data: bytes, head: struct.Struct, magic: bytes, what: str) -> tuple[Any, ...]:
+    """The fields of a header of this format after its magic: version, reserved, dim, the rest.
+
+    Raises:
+        FormatError: another magic, cut short, no version 1 header, or an impossible dimension.
+        FutureVersion: written by a newer Accrue.
+    """
+    if data[:8] != magic:
+        raise FormatError(f"no {what}: expected {magic!r} at the start, found {data[:8]!r}")
+    if len(data) < head.size:
+        raise FormatError(f"{what} cut short at byte {len(data):,}", found=len(data))
+    fields = head.unpack_from(data)[1:]
+    version, reserved, dim = fields[:3]
+    if version > FORMAT_VERSION:
+        raise FutureVersion(
+            f"{what} of format {version}; this Accrue reads up to {FORMAT_VERSION}",
+            hint="update Accrue",
+            found=version,
+            expected=FORMAT_VERSION,
+        )
+    if version < 1 or reserved != 0:
+        raise FormatError(f"{what} of format {version}.{reserved}; the bytes were altered")
+    if not 1 <= dim <= MAX_DIM:
+        raise FormatError(f"dimension {dim}; expected 1 to {MAX_DIM:,}", found=dim)
+    return fields
 
 
 def payload_size(dim: int) -> int:

@@ -1,0 +1,147 @@
+"""`accrue predict` and `accrue evaluate`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from accrue.cli.classes import Json, JsonLines
+from accrue.cli.output import emit, error_object, note, progress, say, table
+from accrue.cli.session import open_box
+
+if TYPE_CHECKING:
+    from accrue.service.box import Prediction
+
+HeadName = Annotated[str | None, typer.Option("--head", help="auto, prototype, gaussian or ridge.")]
+Reject = Annotated[
+    float | None, typer.Option(help="Share of known objects that may be called unknown.")
+]
+Shrinkage = Annotated[float | None, typer.Option(help="Of the gaussian head, 0 to 1.")]
+Strength = Annotated[float | None, typer.Option("--ridge", help="Strength of the ridge head.")]
+
+
+def predict(
+    context: typer.Context,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Photos, folders, a video file, camera:0, an rtsp:// address or a GStreamer line.",
+        ),
+    ],
+    as_json: Json = False,
+    as_lines: JsonLines = False,
+    frames: Annotated[
+        int | None, typer.Option(help="Stop a video or camera after this many frames.")
+    ] = None,
+    head: HeadName = None,
+    reject: Reject = None,
+) -> None:
+    """Say what photos or a camera show: sure, maybe A or B, unknown, or not ready."""
+    answers: list[dict[str, Any]] = []
+    failed = False
+    with open_box(context, head=head, reject=reject) as box, progress() as update:
+        images, total = _images(sources, frames)
+        for done, answer in enumerate(box.predict(images), 1):
+            if total:
+                update("looking", done, total)
+            failed |= answer.error is not None
+            if as_lines:
+                emit(_answer(answer), indent=None)
+            elif as_json:
+                answers.append(_answer(answer))
+            elif answer.error is not None:
+                note(f"accrue: {answer.error.message}")
+            else:
+                say(f"{answer.source}\t{_words(answer)}")
+    if as_json:
+        emit({"predictions": answers})
+    if failed:
+        raise typer.Exit(1)
+
+
+def _images(sources: list[str], frames: int | None) -> tuple[Iterator[tuple[str, Any]], int]:
+    """(source, image or path) of everything named, and how many, 0 where that is not known."""
+    from accrue.vision.sources import image_paths, is_stream, open_source
+
+    live = [source for source in sources if is_stream(source)]
+    paths = {source: image_paths(Path(source)) for source in sources if source not in live}
+
+    def read() -> Iterator[tuple[str, Any]]:
+        for source in sources:
+            if source in paths:
+                yield from ((str(path), path) for path in paths[source])
+                continue
+            with open_source(source) as opened:
+                for frame in itertools.islice(opened, frames):
+                    yield frame.name, frame.image
+
+    return read(), 0 if live else sum(map(len, paths.values()))
+
+
+def _answer(answer: Prediction) -> dict[str, Any]:
+    if answer.error is not None:
+        return {"path": answer.source, "error": error_object(answer.error)}
+    return {
+        "path": answer.source,
+        "label": answer.label or None,
+        "verdict": answer.verdict,
+        "score": answer.score,
+        "margin": answer.margin,
+        "alternatives": [asdict(other) for other in answer.alternatives],
+    }
+
+
+def _words(answer: Prediction) -> str:
+    if answer.verdict == "unknown":
+        return f"unknown (nearest: {answer.label})"
+    if answer.verdict == "not_ready":
+        return f"not ready: {answer.label or 'nothing taught yet'}"
+    if answer.verdict == "maybe":
+        return "maybe " + " or ".join(other.label for other in answer.alternatives[:3])
+    return f"sure: {answer.label}"
+
+
+def evaluate(
+    context: typer.Context,
+    test: Annotated[Path, typer.Argument(help="Folder of CLASS/photo.jpg to test on.")],
+    train: Annotated[
+        Path | None, typer.Option(help="Teach from this folder first, into a throw-away state.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Photos a class to teach (all).")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of those photos.")] = 0,
+    head: HeadName = None,
+    shrinkage: Shrinkage = None,
+    ridge: Strength = None,
+    reject: Reject = None,
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy on folders of labelled photos."""
+    flags = {"head": head, "shrinkage": shrinkage, "ridge": ridge, "reject": reject}
+    with open_box(context, **flags) as box, progress() as update:
+        from accrue.service.evaluation import evaluate as run
+
+        found = run(box, test, train=train, shots=shots, seed=seed, progress=update)
+    for refusal in found.refused:
+        note(f"accrue: {refusal['error']}")
+    if as_json:
+        emit(asdict(found))
+        return
+    table(
+        ["class", "right", "photos"],
+        [(name, f"{c['accuracy']:.0%}", int(c["photos"])) for name, c in found.per_class.items()],
+    )
+    say(f"accuracy {found.accuracy:.1%} on {found.photos} photos of {len(found.per_class)} classes")
+    said = ", ".join(f"{verdict} {n}" for verdict, n in sorted(found.verdicts.items()))
+    say(f"verdicts on them: {said or 'none'}")
+    if found.never_taught:
+        share = found.never_taught_unknown / found.never_taught
+        say(f"never taught: {found.never_taught} photos, {share:.0%} of them answered as unknown")
+    milliseconds = {name: f"{1e3 * value:.1f} ms" for name, value in found.seconds.items()}
+    note(f"{found.classes} classes, {found.shots} shots, {found.head} ({found.reason})")
+    note(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in milliseconds.items()))

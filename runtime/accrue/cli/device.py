@@ -1,0 +1,81 @@
+"""`accrue doctor`, `accrue config` and `accrue completion`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from accrue.cli.classes import Json
+from accrue.cli.output import emit, note, say, table
+from accrue.cli.session import settings_of
+
+config_app = typer.Typer(help="Look at the settings in force.", no_args_is_help=True)
+
+
+@config_app.command("show")
+def config_show(
+    context: typer.Context,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Tell where each value is from.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show every setting; with --origin, where its value comes from."""
+    _, origins = settings_of(context)
+    if as_json:
+        emit(
+            {
+                "settings": {
+                    name: {"value": _value(found.value), "origin": found.text}
+                    for name, found in origins.items()
+                }
+            }
+        )
+        return
+    rows = [(name, str(_value(found.value)), found.text) for name, found in origins.items()]
+    if origin:
+        table(["setting", "value", "origin"], rows)
+    else:
+        table(["setting", "value"], [row[:2] for row in rows])
+
+
+def _value(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Check this device: packages, encoder, licence, state folder."""
+    from accrue.service.doctor import examine
+
+    settings, _ = settings_of(context)
+    found = list(examine(settings))
+    if as_json:
+        emit({"checks": [vars(check) for check in found]})
+    else:
+        for check in found:
+            say(f"{check.status:<4}  {check.name}: {check.message}")
+            if check.hint:
+                say(f"      {check.hint}")
+    if any(check.status == "fail" for check in found):
+        raise typer.Exit(1)
+
+
+def completion(
+    shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")],
+) -> None:
+    """Print the completion script of a shell; source it from the shell's start file."""
+    import typer.completion as shells
+
+    from accrue.errors import UsageError
+
+    if shell not in ("bash", "zsh", "fish", "powershell"):
+        raise UsageError(f"no completion for {shell!r}; expected bash, zsh, fish or powershell")
+    shells.completion_init()  # type: ignore[attr-defined]  # not listed, but documented
+    script = shells.get_completion_script(  # type: ignore[attr-defined]
+        prog_name="accrue", complete_var="_ACCRUE_COMPLETE", shell=shell
+    )
+    print(script)
+    if sys.stdout.isatty():
+        note(f"to use it: accrue completion {shell} > a file that your shell sources")

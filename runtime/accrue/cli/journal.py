@@ -1,0 +1,99 @@
+"""`accrue history`, `undo`, `backup` and `restore`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accrue.cli.classes import Json
+from accrue.cli.output import emit, note, say, table, when
+from accrue.cli.session import open_box
+
+
+def history(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(help="Newest entries to show.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List what was changed, by whom and when, newest first."""
+    with open_box(context) as box:
+        entries = box.history(limit)
+        if as_json:
+            emit({"entries": [asdict(entry) for entry in entries]})
+        elif not entries:
+            note("nothing has been changed yet")
+        else:
+            table(
+                ["entry", "when", "by", "what", ""],
+                [
+                    (
+                        entry.seq,
+                        when(entry.at),
+                        entry.actor,
+                        entry.summary,
+                        f"undone by {entry.undone_by}" if entry.undone_by else "",
+                    )
+                    for entry in entries
+                ],
+            )
+
+
+def undo(
+    context: typer.Context,
+    entry: Annotated[
+        int | None, typer.Argument(help="Entry from `accrue history`; else the newest change.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take a change back. Undoing an undo is a redo."""
+    with open_box(context) as box:
+        done = box.undo(entry)
+        if as_json:
+            emit({"entry": asdict(done)})
+        else:
+            say(f"{done.summary} (entry {done.seq})")
+
+
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="File to write; an existing one is replaced.")],
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails/--no-thumbnails", help="Include kept thumbnails.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Write everything that was learned, and the journal, to one checksummed file."""
+    with open_box(context) as box:
+        info = box.backup(file, thumbnails=thumbnails)
+        if as_json:
+            emit({"file": str(file), **asdict(info)})
+        else:
+            say(f"wrote {file}: {info.classes} classes, {info.shots} shots, {info.entries} entries")
+
+
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A file that `accrue backup` wrote.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Put it in the place of the classes that are there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a backup in place; the present database is set aside."""
+    with open_box(context) as box:
+        done = box.restore(file, replace=yes)
+        if as_json:
+            emit(
+                {
+                    "database": str(done.path),
+                    "set_aside": str(done.aside) if done.aside else None,
+                    **asdict(done.info),
+                }
+            )
+            return
+        say(f"restored {done.info.classes} classes, {done.info.shots} shots from {file}")
+        if done.aside:
+            note(f"the database that was there is kept as {done.aside}")

@@ -1,0 +1,33 @@
+"""From the words of a call to an open box."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from accrue.service.box import Box
+    from accrue.service.settings import Origin, Settings
+
+
+def settings_of(context: typer.Context, **flags: Any) -> tuple[Settings, dict[str, Origin]]:
+    """Settings from the call's global flags, then `flags` of the command, environment and file."""
+    from accrue.service.settings import load_settings
+
+    given = dict(context.find_root().obj or {})
+    file: Path | None = given.pop("config", None)
+    return load_settings(given | flags, os.environ, file)
+
+
+@contextmanager
+def open_box(context: typer.Context, **flags: Any) -> Iterator[Box]:
+    from accrue.service.box import Box
+
+    settings, _ = settings_of(context, **flags)
+    with Box(settings) as box:
+        yield box

@@ -1,0 +1,341 @@
+"""The box: every verb of Accrue, once. CLI, HTTP, console and MQTT are thin faces of it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accrue.bundle import Bundle, default_bundle_path
+from accrue.errors import AccrueError, Conflict, NotFound
+from accrue.learn import Calibration, Choice, Decision, State, choose, quantise
+from accrue.learn.statistics import Rows
+from accrue.service.settings import Settings
+from accrue.store import (
+    BackupInfo,
+    ClassRow,
+    Entry,
+    Purged,
+    Restored,
+    Shot,
+    Store,
+    backup,
+    read_info,
+    restore,
+)
+from accrue.store.database import FILE_NAME
+from accrue.store.store import Retain
+from accrue.vision.decode import decode
+from accrue.vision.encode import OnnxEncoder
+
+Image = NDArray[np.uint8]
+BATCH = 8
+_THUMBNAIL_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One shot that is on the disk, or one image that was refused (then `shot` is "")."""
+
+    shot: str
+    source: str
+    class_name: str
+    rows: int
+    error: AccrueError | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A candidate by name; `p` as in `accrue.learn.Alternative`."""
+
+    label: str
+    p: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image; fields as in `accrue.learn.Decision`, classes by name.
+
+    `error` says why there is no answer; the other fields are then empty.
+    """
+
+    source: str
+    label: str
+    verdict: str
+    score: float
+    margin: float
+    alternatives: tuple[Named, ...]
+    error: AccrueError | None = None
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the store holds, in memory: state, served head, calibration, names."""
+
+    state: State
+    choice: Choice
+    calibration: Calibration
+    names: dict[str, str]
+
+    def decide(self, embeddings: NDArray[Any]) -> list[Decision]:
+        """One decision for each embedding, float (n, dim)."""
+        served = self.choice.served
+        return [self.calibration.decide(scores, served.ids) for scores in served.scores(embeddings)]
+
+
+class Box:
+    """State folder, encoder bundle and settings of one device, and all that can be done with them.
+
+    Nothing is opened before it is needed: listing classes loads no encoder.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._store: Store | None = None
+        self._learned: tuple[tuple[int, int], Learned] | None = None
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def __enter__(self) -> Box:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- parts ----------------------------------------------------------------------------------
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        return Bundle.open(self.settings.bundle or default_bundle_path())
+
+    @cached_property
+    def encoder(self) -> OnnxEncoder:
+        return OnnxEncoder(self.bundle, threads=self.settings.threads or None)
+
+    def store(self, *, create: bool = False) -> Store:
+        """The store for writing. Without `create`, raises NotFound where nothing was taught."""
+        if self._store is None or self._store.readonly:
+            self.close()
+            manifest = self.bundle.manifest if create else None
+            self._store = Store.open(
+                self.settings.state,
+                space_id=manifest.space_id if manifest else None,
+                dim=manifest.dim if manifest else None,
+                budget=self.settings.budget,
+                retain=self.settings.retain,
+            )
+        return self._store
+
+    def reading(self) -> Store | None:
+        """The store for reading, or None where nothing has been taught yet."""
+        if self._store is None:
+            if not (self.settings.state / FILE_NAME).exists():
+                return None
+            self._store = Store.open(
+                self.settings.state, budget=self.settings.budget, readonly=True
+            )
+        return self._store
+
+    def learned(self) -> Learned:
+        """The state and the head served from it, read again when the store has changed."""
+        store = self.reading()
+        if store is None:
+            manifest = self.bundle.manifest
+            return _learn(State(manifest.space_id, manifest.dim), [], {}, self.settings)
+        revision = store.revision
+        if self._learned is None or self._learned[0] != revision:
+            state = State(store.space_id, store.dim)
+            shots: list[tuple[str, Rows]] = []
+            names = {}
+            for found in store.rows_by_class():
+                names[found.id] = found.name
+                state.add(found.id, found.rows)
+                if found.folded is not None:
+                    state.add_statistics(found.id, found.folded)
+                shots += [(found.id, rows) for _, rows in found.by_shot()]
+            self._learned = (revision, _learn(state, shots, names, self.settings))
+        return self._learned[1]
+
+    # ---- teaching and asking --------------------------------------------------------------------
+
+    def teach(
+        self,
+        name: str,
+        images: Iterable[tuple[str, Path | Image]],
+        *,
+        actor: str | None = None,
+    ) -> Iterator[Receipt]:
+        """Teaches one shot per image; yields a receipt once it is on the disk.
+
+        All shots of one call are one entry of the journal. An image that cannot be used is
+        reported by its receipt, and the others are taught.
+
+        Args:
+            images: (source, path or uint8 (h, w, 3) RGB) of each.
+        """
+        store = self.store(create=True)
+        self._require_same_space(store)
+        teaching = store.begin_teach(name, actor=actor or self.settings.actor)
+        for source, image, row in self._embedded(images):
+            if isinstance(row, AccrueError):
+                yield Receipt("", source, teaching.class_name or teaching.name, 0, row)
+                continue
+            rows = quantise(row[None])
+            shot = store.add_shot(teaching, rows, source=source, thumb=self._thumbnail(image))
+            yield Receipt(shot, source, teaching.class_name, len(rows))
+
+    def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
+        """Says what each image shows."""
+        store = self.reading()
+        if store is not None:
+            self._require_same_space(store)
+        learned = self.learned()
+        for source, _, row in self._embedded(images):
+            if isinstance(row, AccrueError):
+                yield Prediction(source, "", "", float("nan"), float("nan"), (), row)
+                continue
+            yield named(source, learned.decide(row[None])[0], learned.names)
+
+    def embed(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[tuple[str, Any]]:
+        """(source, float32 (dim,) embedding or AccrueError) of each image."""
+        for source, _, row in self._embedded(images):
+            yield source, row
+
+    def _embedded(
+        self, images: Iterable[tuple[str, Path | Image]]
+    ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
+        waiting = iter(images)
+        while batch := list(itertools.islice(waiting, BATCH)):
+            ready: list[tuple[str, Image | None, AccrueError | None]] = []
+            for source, image in batch:
+                try:
+                    ready.append((source, self._decoded(image), None))
+                except AccrueError as error:
+                    ready.append((source, None, error))
+            rows = iter(self.encoder.encode([image for _, image, _ in ready if image is not None]))
+            for source, pixels, failed in ready:
+                yield source, pixels, failed if failed is not None else next(rows)
+
+    def _decoded(self, image: Path | Image) -> Image:
+        if isinstance(image, Path):
+            return decode(image, short_side=self.bundle.manifest.preprocess.resize)
+        return image
+
+    def _thumbnail(self, image: Image | None) -> bytes | None:
+        if image is None or self.settings.thumbnails == 0:
+            return None
+        import PIL.Image
+
+        small = PIL.Image.fromarray(image)
+        small.thumbnail((self.settings.thumbnails,) * 2)
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+        return buffer.getvalue()
+
+    def _require_same_space(self, store: Store) -> None:
+        manifest = self.bundle.manifest
+        store.require_same(manifest.space_id, manifest.dim)
+
+    # ---- classes --------------------------------------------------------------------------------
+
+    def classes(self) -> list[ClassRow]:
+        store = self.reading()
+        return [] if store is None else store.classes()
+
+    def show(self, name: str) -> tuple[ClassRow, list[Shot]]:
+        """A class and its shots. Raises NotFound with the nearest names."""
+        store = self._taught()
+        return store.resolve(name), store.shots(name)
+
+    def rename(self, old: str, new: str) -> Entry:
+        return self._changing().rename(old, new, actor=self.settings.actor)
+
+    def merge(self, name: str, into: str) -> Entry:
+        return self._changing().merge(name, into, actor=self.settings.actor)
+
+    def remove(self, name: str) -> Entry:
+        return self._changing().remove(name, actor=self.settings.actor)
+
+    def purge(self, name: str) -> Purged:
+        return self._changing().purge(name, actor=self.settings.actor)
+
+    def relabel(self, shots: Sequence[str], name: str) -> Entry:
+        return self._changing().relabel(shots, name, actor=self.settings.actor)
+
+    def split(self, name: str, shots: Sequence[str], new: str) -> Entry:
+        return self._changing().split(name, shots, new, actor=self.settings.actor)
+
+    def retention(self, name: str, retain: Retain | None, budget: int | None) -> Entry:
+        return self._changing().set_retention(
+            name, retain=retain, budget=budget, actor=self.settings.actor
+        )
+
+    # ---- journal, backup ------------------------------------------------------------------------
+
+    def history(self, limit: int | None = None) -> list[Entry]:
+        store = self.reading()
+        return [] if store is None else store.history(limit)
+
+    def undo(self, seq: int | None = None) -> Entry:
+        return self._changing().undo(seq, actor=self.settings.actor)
+
+    def backup(self, file: Path, *, thumbnails: bool = True) -> BackupInfo:
+        return backup(self._taught(), file, thumbnails=thumbnails)
+
+    def restore(self, file: Path, *, replace: bool = False) -> Restored:
+        """Puts a backup in place. Raises Conflict where classes are there and not `replace`."""
+        present = self.classes()
+        if present and not replace:
+            info = read_info(file)
+            raise Conflict(
+                f"{self.settings.state} already holds {len(present)} classes; the backup would put "
+                f"its {info.classes} in their place",
+                hint="add --yes; the present database is set aside, not deleted",
+                found=len(present),
+            )
+        self.close()
+        return restore(file, self.settings.state)
+
+    def _changing(self) -> Store:
+        self._taught()
+        return self.store()
+
+    def _taught(self) -> Store:
+        store = self.reading()
+        if store is None:
+            raise NotFound(
+                f"nothing has been taught in {self.settings.state} yet",
+                hint="teach a class: accrue class teach NAME FILE...",
+                path=str(self.settings.state),
+            )
+        return store
+
+
+def named(source: str, decision: Decision, names: dict[str, str]) -> Prediction:
+    return Prediction(
+        source=source,
+        label=names.get(decision.class_id, decision.class_id),
+        verdict=decision.verdict,
+        score=decision.score,
+        margin=decision.margin,
+        alternatives=tuple(
+            Named(names.get(a.class_id, a.class_id), a.p) for a in decision.alternatives
+        ),
+    )
+
+
+def _learn(
+    state: State, shots: list[tuple[str, Rows]], names: dict[str, str], settings: Settings
+) -> Learned:
+    choice = choose(state, shots, settings.chosen_head())
+    return Learned(state, choice, Calibration(choice.left_out, settings.reject), names)

@@ -1,0 +1,133 @@
+"""What is well and what is not on this device."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from accrue import __version__
+from accrue.bundle import Bundle, default_bundle_path
+from accrue.errors import AccrueError
+from accrue.service.box import Box
+from accrue.service.settings import Settings
+from accrue.vision.encode import golden_check
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+LEAST_FREE_BYTES = 100 * 2**20
+
+
+@dataclass
+class Check:
+    """One finding: `status` is ok, warn or fail."""
+
+    name: str
+    status: str
+    message: str
+    hint: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Each check in turn; one that fails does not stop the others."""
+    for name, look in (
+        ("python", _python),
+        ("packages", _packages),
+        ("encoder", lambda: _encoder(settings)),
+        ("state", lambda: _state(settings)),
+        ("disk", lambda: _disk(settings)),
+        ("camera", _camera),
+    ):
+        yield from _tried(name, look)
+
+
+def _tried(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from look()
+    except AccrueError as error:
+        yield Check(name, FAIL, error.message, error.hint)
+
+
+def _python() -> Iterator[Check]:
+    yield Check(
+        "python", OK, f"{platform.python_version()} on {platform.machine()}, Accrue {__version__}"
+    )
+
+
+def _packages() -> Iterator[Check]:
+    found = []
+    for name in ("numpy", "onnxruntime", "onnxruntime-gpu", "pillow"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    import onnxruntime
+
+    providers = ", ".join(onnxruntime.get_available_providers())
+    yield Check("packages", OK, f"{', '.join(found)}; providers {providers}")
+    if "torch" in sys.modules:
+        yield Check("packages", WARN, "torch has been imported; the runtime never needs it")
+
+
+def _encoder(settings: Settings) -> Iterator[Check]:
+    bundle = Bundle.open(settings.bundle or default_bundle_path())
+    manifest = bundle.manifest
+    yield Check(
+        "encoder",
+        OK,
+        f"{manifest.name}, {manifest.dim}-d, space {manifest.space_id[:12]}, at {bundle.path}",
+    )
+    restricted = "; restricted, see its terms" if manifest.licence_restricted else ""
+    yield Check(
+        "licence",
+        WARN if manifest.licence_restricted else OK,
+        f"{manifest.licence_name}{restricted}",
+    )
+    bundle.verify()
+    with Box(settings) as box:
+        parity = golden_check(box.encoder, bundle)
+    yield Check("golden images", OK, f"least cosine {parity.min_cosine:.6f} to the reference")
+
+
+def _state(settings: Settings) -> Iterator[Check]:
+    with Box(settings) as box:
+        store = box.reading()
+        if store is None:
+            yield Check("state", OK, f"nothing taught yet in {settings.state}")
+            return
+        problems = store.check()
+        for problem in problems:
+            yield Check("state", FAIL, problem, "restore a backup: accrue restore FILE")
+        if problems:
+            return
+        rows = store.classes()
+        shots = sum(row.shots for row in rows)
+        yield Check("state", OK, f"{len(rows)} classes, {shots} shots in {store.path}, sound")
+        manifest = box.bundle.manifest
+        store.require_same(manifest.space_id, manifest.dim)
+
+
+def _disk(settings: Settings) -> Iterator[Check]:
+    folder = settings.state
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE_BYTES:
+        yield Check("disk", WARN, f"{free / 2**20:.0f} MiB free at {folder}", "make room")
+    else:
+        yield Check("disk", OK, f"{free / 2**30:.1f} GiB free at {folder}")
+
+
+def _camera() -> Iterator[Check]:
+    if find_spec("cv2") is None:
+        yield Check(
+            "camera",
+            WARN,
+            "OpenCV is not installed, so photos can be read but no camera or video",
+            'pip install "accrue[camera]"',
+        )
+    else:
+        yield Check("camera", OK, "OpenCV is installed")

@@ -1,0 +1,184 @@
+"""How good is it: teach from one folder, test on another, count."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accrue.errors import AccrueError, Conflict, UsageError
+from accrue.learn import Calibration, State, choose, quantise
+from accrue.learn.decision import UNKNOWN
+from accrue.learn.statistics import Rows
+from accrue.service.box import Box, Learned
+from accrue.store import class_key
+from accrue.vision.sources import labelled_images
+
+Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
+
+
+@dataclass
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        accuracy: share of the photos of taught classes that got the right label, whatever the
+            verdict; nan where there were none.
+        per_class: accuracy and photos of each taught class that was tested.
+        verdicts: photos of taught classes by verdict.
+        never_taught: photos of classes that were not taught; `never_taught_unknown` of them were
+            answered as unknown.
+        refused: photos that could not be read, with the reason.
+    """
+
+    head: str = ""
+    reason: str = ""
+    classes: int = 0
+    shots: int = 0
+    digest: str = ""
+    photos: int = 0
+    accuracy: float = float("nan")
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict)
+    never_taught: int = 0
+    never_taught_unknown: int = 0
+    refused: list[dict[str, str]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(
+    box: Box,
+    test: Path,
+    *,
+    train: Path | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> Evaluation:
+    """Tests on `class/photo.jpg` folders.
+
+    Args:
+        train: folder to teach from, into a state that is thrown away; None for the box's own.
+        shots: photos of each class to teach, drawn with `seed`; None for all of them.
+
+    Raises:
+        NotFound: a folder without photos, or nothing taught. UsageError: `shots` without `train`.
+    """
+    if shots is not None and (train is None or shots < 1):
+        raise UsageError(
+            f"--shots {shots} draws from a training folder; expected 1 or more, with --train DIR"
+        )
+    tests = labelled_images(test)
+    result = Evaluation()
+    if train is None:
+        learned = box.learned()
+        if not learned.names:
+            raise Conflict(
+                "nothing has been taught, so there is nothing to evaluate",
+                hint="teach classes first, or name a folder to teach from with --train DIR",
+            )
+    else:
+        learned = _taught(box, drawn(labelled_images(train), shots, seed), result, progress)
+    result.head = learned.choice.served.describe()
+    result.reason = learned.choice.reason
+    result.classes = len(learned.state)
+    result.digest = learned.state.digest()
+    if train is None:
+        result.shots = sum(row.shots for row in box.classes())
+        resolved = {class_key(row.name): row.name for row in box.classes()}
+        resolved |= {class_key(a): row.name for row in box.classes() for a in row.aliases}
+        tests = _renamed(tests, resolved)
+    _score(box, learned, tests, result, progress)
+    return result
+
+
+def drawn(photos: dict[str, list[Path]], shots: int | None, seed: int) -> dict[str, list[Path]]:
+    """`shots` photos of each class, drawn without replacement; all where it has no more."""
+    if shots is None:
+        return photos
+    rng = np.random.default_rng(seed)
+    return {
+        name: [paths[i] for i in sorted(rng.permutation(len(paths))[:shots])]
+        for name, paths in photos.items()
+    }
+
+
+def _renamed(photos: dict[str, list[Path]], resolved: dict[str, str]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for name, paths in photos.items():
+        found.setdefault(resolved.get(class_key(name), name), []).extend(paths)
+    return found
+
+
+def _taught(
+    box: Box, photos: dict[str, list[Path]], result: Evaluation, progress: Progress
+) -> Learned:
+    manifest = box.bundle.manifest
+    state = State(manifest.space_id, manifest.dim)
+    kept: list[tuple[str, Rows]] = []
+    began = time.perf_counter()
+    for name, row in _embedded(box, photos, "teaching", result, progress):
+        rows = quantise(row[None])
+        state.add(name, rows)
+        kept.append((name, rows))
+    result.shots = len(kept)
+    result.seconds["encode_train"] = time.perf_counter() - began
+    began = time.perf_counter()
+    choice = choose(state, kept, box.settings.chosen_head())
+    result.seconds["learn"] = time.perf_counter() - began
+    calibration = Calibration(choice.left_out, box.settings.reject)
+    return Learned(state, choice, calibration, {name: name for name in photos})
+
+
+def _score(
+    box: Box,
+    learned: Learned,
+    tests: dict[str, list[Path]],
+    result: Evaluation,
+    progress: Progress,
+) -> None:
+    known = set(learned.names.values())
+    right: Counter[str] = Counter()
+    tested: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
+    began, deciding = time.perf_counter(), 0.0
+    for name, row in _embedded(box, tests, "testing", result, progress):
+        start = time.perf_counter()
+        decision = learned.decide(row[None])[0]
+        deciding += time.perf_counter() - start
+        if name not in known:
+            result.never_taught += 1
+            result.never_taught_unknown += decision.verdict == UNKNOWN
+            continue
+        tested[name] += 1
+        right[name] += learned.names[decision.class_id] == name
+        verdicts[decision.verdict] += 1
+    result.photos = tested.total()
+    if result.photos:
+        result.accuracy = right.total() / result.photos
+    result.per_class = {
+        name: {"accuracy": right[name] / n, "photos": n} for name, n in sorted(tested.items())
+    }
+    result.verdicts = dict(verdicts)
+    photos = max(result.photos + result.never_taught, 1)
+    encoding = time.perf_counter() - began - deciding
+    result.seconds |= {"encode_per_photo": encoding / photos, "decide_per_photo": deciding / photos}
+
+
+def _embedded(
+    box: Box, photos: dict[str, list[Path]], what: str, result: Evaluation, progress: Progress
+) -> Iterable[tuple[str, Any]]:
+    total = sum(len(paths) for paths in photos.values())
+    names = [name for name, paths in photos.items() for _ in paths]
+    images = ((str(path), path) for paths in photos.values() for path in paths)
+    for done, (name, (source, row)) in enumerate(zip(names, box.embed(images), strict=True), 1):
+        progress(what, done, total)
+        if isinstance(row, AccrueError):
+            result.refused.append({"path": source, "error": row.message})
+            continue
+        yield name, row

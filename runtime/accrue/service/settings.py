@@ -1,0 +1,206 @@
+"""Settings: one YAML file, the environment, and flags, each value with its origin.
+
+A flag goes before the environment, the environment before the file, the file before the default.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from accrue.errors import ConfigError
+from accrue.learn import HEADS, Gaussian, Head, Prototype, Ridge
+from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
+
+AUTO = "auto"
+LARGEST_FILE_BYTES = 1 << 20
+
+
+def default_state() -> Path:
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "accrue"
+
+
+def default_file() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "accrue" / "accrue.yaml"
+
+
+def default_actor() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without an account, as in many containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _key(meaning: str, default: Any) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+def _made(meaning: str, factory: Callable[[], Any]) -> Any:
+    return field(default_factory=factory, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set; docs/reference/settings.md lists every key."""
+
+    state: Path = _made("folder of the learned state", default_state)
+    bundle: Path | None = _key("encoder bundle, folder or file; unset: the default one", None)
+    head: str = _key("auto, prototype, gaussian or ridge", AUTO)
+    shrinkage: float | None = _key("of the gaussian head, 0 to 1; unset: by rule", None)
+    ridge: float | None = _key("strength of the ridge head; unset: cross-validated", None)
+    reject: float = _key("share of known objects that may be called unknown, 0 to 0.5", 0.05)
+    budget: int = _key(
+        "rows kept per class; older ones are folded into its statistics", DEFAULT_BUDGET_ROWS
+    )
+    retain: Retain = _key("rows, or statistics: fold each shot at once", "rows")
+    thumbnails: int = _key("longest side of a kept thumbnail in px; 0: keep none", 0)
+    threads: int = _key("of the encoder; 0: one for each core", 0)
+    actor: str = _made("who is written into the journal", default_actor)
+
+    def chosen_head(self) -> Head | None:
+        """The head to serve, or None to let them compete."""
+        if self.head == Gaussian.name:
+            return Gaussian(self.shrinkage)
+        if self.head == Ridge.name:
+            return Ridge(self.ridge)
+        return Prototype() if self.head == Prototype.name else None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a setting comes from: "default", "file PATH", "environment NAME" or "flag --name"."""
+
+    value: Any
+    text: str
+
+
+def load_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None
+) -> tuple[Settings, dict[str, Origin]]:
+    """Settings from all their sources.
+
+    Args:
+        flags: values given on the command line; None means not given.
+        environment: `ACCRUE_STATE`, `ACCRUE_BUNDLE` and so on, one for each key.
+        file: the YAML file; None for `ACCRUE_CONFIG`, else the user's default file if it exists.
+
+    Raises:
+        ConfigError: a file that is missing, unreadable or not a mapping, a key that is not
+            known, or a value that does not fit, with where it came from.
+    """
+    given = file or (
+        Path(environment["ACCRUE_CONFIG"]) if environment.get("ACCRUE_CONFIG") else None
+    )
+    from_file = _read(given or default_file(), required=given is not None)
+    path = given or default_file()
+    origins: dict[str, Origin] = {}
+    values: dict[str, Any] = {}
+    for key in fields(Settings):
+        name, variable = key.name, f"ACCRUE_{key.name.upper()}"
+        if flags.get(name) is not None:
+            raw, text = flags[name], f"flag --{name}"
+        elif environment.get(variable):
+            raw, text = environment[variable], f"environment {variable}"
+        elif from_file.get(name) is not None:
+            raw, text = from_file[name], f"file {path}"
+        else:
+            continue
+        values[name] = _fit(name, raw, text)
+        origins[name] = Origin(values[name], text)
+    settings = Settings(**values)
+    for key in fields(Settings):
+        origins.setdefault(key.name, Origin(getattr(settings, key.name), "default"))
+    return settings, {key.name: origins[key.name] for key in fields(Settings)}
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise ConfigError(f"configuration {path} is larger than 1 MiB", path=str(path))
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise ConfigError(
+            f"no configuration file {path}",
+            hint="create it, or unset ACCRUE_CONFIG",
+            path=str(path),
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read configuration {path}: {reason}", path=str(path)) from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"configuration {path} is a {type(found).__name__}; expected `key: value` lines",
+            path=str(path),
+        )
+    known = [key.name for key in fields(Settings)]
+    for name in found:
+        if name not in known:
+            raise ConfigError(
+                f"unknown key {name!r} in {path}",
+                hint=f"known keys: {', '.join(known)}",
+                path=str(path),
+                found=name,
+            )
+    return found
+
+
+def _fit(name: str, raw: Any, origin: str) -> Any:
+    """The value in its type and range."""
+
+    def refuse(expected: str) -> ConfigError:
+        return ConfigError(
+            f"{name} is {str(raw)[:80]!r} ({origin}); expected {expected}",
+            found=raw,
+            expected=expected,
+        )
+
+    if name in ("state", "bundle"):
+        if not isinstance(raw, str | Path) or not str(raw):
+            raise refuse("a path")
+        return Path(raw).expanduser()
+    if name == "head":
+        if raw not in (AUTO, *HEADS):
+            raise refuse(f"{AUTO}, {', '.join(HEADS)}")
+        return raw
+    if name == "retain":
+        if raw not in ("rows", "statistics"):
+            raise refuse("rows or statistics")
+        return raw
+    if name == "actor":
+        if not isinstance(raw, str) or len(raw) > 200:
+            raise refuse("up to 200 characters")
+        return raw
+    if name in ("shrinkage", "ridge", "reject"):
+        low, high = {"shrinkage": (0.0, 1.0), "ridge": (0.0, 1e6), "reject": (0.0, 0.5)}[name]
+        number = _number(raw, float)
+        if number is None or not low < number < high:
+            raise refuse(f"a number between {low:g} and {high:g}")
+        return number
+    low, high = {"budget": (1, 2**23), "thumbnails": (0, 1024), "threads": (0, 1024)}[name]
+    number = _number(raw, int)
+    if number is None or not low <= number <= high:
+        raise refuse(f"a whole number from {low} to {high:,}")
+    return number
+
+
+def _number(raw: Any, kind: type[int] | type[float]) -> Any:
+    if isinstance(raw, bool) or (kind is int and isinstance(raw, float)):
+        return None
+    try:
+        return kind(raw)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,31 @@
+"""The state of a device in SQLite: classes, shots, the journal, backup and restore."""
+
+from accrue.store.backup import BackupInfo, Restored, backup, read_info, restore
+from accrue.store.files import FileSteps, write_atomically
+from accrue.store.names import ACCRUE_NAMESPACE, class_id, class_key, clean_name, shown
+from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Shot, Teaching
+from accrue.store.store import DEFAULT_BUDGET_ROWS, DEFAULT_CLASS_SET, Store
+
+__all__ = [
+    "ACCRUE_NAMESPACE",
+    "DEFAULT_BUDGET_ROWS",
+    "DEFAULT_CLASS_SET",
+    "BackupInfo",
+    "ClassRow",
+    "ClassRows",
+    "Entry",
+    "FileSteps",
+    "Purged",
+    "Restored",
+    "Shot",
+    "Store",
+    "Teaching",
+    "backup",
+    "class_id",
+    "class_key",
+    "clean_name",
+    "read_info",
+    "restore",
+    "shown",
+    "write_atomically",
+]

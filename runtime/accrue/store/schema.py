@@ -1,0 +1,117 @@
+"""The schema of `state.db`: ordered migrations, each committed together with its record.
+
+The record is `PRAGMA user_version`, which SQLite keeps in the file's header and rolls back with
+the rest of a transaction. docs/reference/store.md explains every table.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from accrue.errors import FutureVersion
+from accrue.store.failures import corrupt
+
+APPLICATION_ID = 0x41434352  # "ACCR" in the header of the file
+
+Migration = tuple[str, ...]
+
+_VERSION_1: Migration = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    """CREATE TABLE meta (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        space_id TEXT NOT NULL,
+        dim INTEGER NOT NULL CHECK (dim > 0),
+        class_set TEXT NOT NULL,
+        created REAL NOT NULL)""",
+    """CREATE TABLE class (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        active INTEGER NOT NULL CHECK (active IN (0, 1)),
+        counts_as TEXT REFERENCES class (id) CHECK (counts_as != id),
+        retain TEXT CHECK (retain IN ('rows', 'statistics')),
+        budget INTEGER CHECK (budget >= 0))""",
+    "CREATE INDEX class_by_target ON class (counts_as)",
+    """CREATE TABLE name (
+        key TEXT PRIMARY KEY,
+        text TEXT NOT NULL,
+        class_id TEXT NOT NULL REFERENCES class (id),
+        active INTEGER NOT NULL CHECK (active IN (0, 1)))""",
+    "CREATE INDEX name_by_class ON name (class_id)",
+    """CREATE TABLE shot (
+        id TEXT PRIMARY KEY,
+        class_id TEXT NOT NULL REFERENCES class (id),
+        n_rows INTEGER NOT NULL CHECK (n_rows > 0),
+        rows BLOB,
+        source TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        at REAL NOT NULL,
+        thumb BLOB,
+        active INTEGER NOT NULL CHECK (active IN (0, 1)),
+        folded INTEGER NOT NULL CHECK (folded IN (0, 1)),
+        CHECK ((rows IS NULL) = folded))""",
+    "CREATE INDEX shot_by_class ON shot (class_id, active, folded, id, n_rows)",
+    """CREATE TABLE folded (
+        id TEXT PRIMARY KEY,
+        class_id TEXT NOT NULL REFERENCES class (id),
+        n INTEGER NOT NULL CHECK (n > 0),
+        statistics BLOB NOT NULL,
+        active INTEGER NOT NULL CHECK (active IN (0, 1)))""",
+    "CREATE INDEX folded_by_class ON folded (class_id)",
+    """CREATE TABLE journal (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        at REAL NOT NULL,
+        actor TEXT NOT NULL,
+        verb TEXT NOT NULL,
+        summary TEXT NOT NULL,
+        undoes INTEGER UNIQUE REFERENCES journal (seq),
+        undone_by INTEGER REFERENCES journal (seq),
+        purged INTEGER NOT NULL DEFAULT 0 CHECK (purged IN (0, 1)))""",
+    """CREATE TABLE change (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        entry INTEGER NOT NULL REFERENCES journal (seq),
+        tbl TEXT NOT NULL,
+        key TEXT NOT NULL,
+        col TEXT NOT NULL,
+        before,
+        after)""",
+    "CREATE INDEX change_by_entry ON change (entry)",
+    "CREATE INDEX change_by_column ON change (key, col, tbl)",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_VERSION_1,)
+
+
+def check_version(connection: sqlite3.Connection, path: Path, known: int = len(MIGRATIONS)) -> int:
+    """The schema version of the file, 0 for an empty one.
+
+    Raises:
+        FutureVersion: a newer Accrue wrote it.
+        StoreCorrupt: a database of something else.
+    """
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    found = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if (tables or version) and found != APPLICATION_ID:
+        raise corrupt(path, f"a database of another program (application id {found:#x})")
+    if version > known:
+        raise FutureVersion(
+            f"{path} is of version {version}; this Accrue reads up to version {known}",
+            hint="update Accrue, or use another folder with --state; nothing was changed",
+            path=str(path),
+            found=version,
+            expected=known,
+        )
+    return version
+
+
+def migrate(
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS
+) -> None:
+    """Runs what is missing. To be called within one transaction, which a failure rolls back."""
+    for number in range(check_version(connection, path, len(migrations)), len(migrations)):
+        for statement in migrations[number]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {number + 1}")

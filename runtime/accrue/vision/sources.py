@@ -1,0 +1,386 @@
+"""Where images come from: files, folders, videos, cameras and streams, behind one interface."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from accrue.errors import NotFound, SourceError, UsageError
+from accrue.vision.decode import decode, shown
+from accrue.vision.preprocess import Pixels, check_image
+
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    ]
+)
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg"]
+)
+STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp")
+TIMEOUT_MS = 10_000  # to open a stream and to wait for a frame; OpenCV's 30 s look like a hang
+_CAMERA = re.compile(r"(?:camera:)?([0-9]{1,3})")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PASSWORD = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
+_SourceT = TypeVar("_SourceT", bound="Source")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a source.
+
+    Attributes:
+        image: uint8 (h, w, 3) RGB.
+        name: the file, or the source with the frame's number; no password.
+        index: from 0, counted per source.
+        at: Unix time in seconds at which it was read.
+    """
+
+    image: Pixels
+    name: str
+    index: int
+    at: float
+
+
+class Source(Protocol):
+    """An iterator of frames that is closed by ``with``, and may be closed twice.
+
+    ``__next__`` raises ImageError for a file that is no image, after which iterating may go on,
+    and SourceError when a camera or stream fails, after which it may not.
+    """
+
+    name: str
+
+    def __iter__(self: _SourceT) -> _SourceT: ...
+
+    def __next__(self) -> Frame: ...
+
+    def __enter__(self: _SourceT) -> _SourceT: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Base:
+    """What all sources share: numbering, the clock and closing."""
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self.name = name
+        self._clock = clock
+        self._index = 0
+
+    def __iter__(self: _BaseT) -> _BaseT:
+        return self
+
+    def __enter__(self: _BaseT) -> _BaseT:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing to close; a capture overrides this."""
+
+    def _frame(self, image: Pixels, name: str) -> Frame:
+        frame = Frame(image, name, self._index, self._clock())
+        self._index += 1
+        return frame
+
+
+_BaseT = TypeVar("_BaseT", bound=_Base)
+
+
+class FileSource(_Base):
+    """Image files, one after the other."""
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        *,
+        short_side: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(name, clock)
+        self._paths = iter(paths)
+        self._short_side = short_side
+
+    def __next__(self) -> Frame:
+        path = next(self._paths)
+        return self._frame(decode(path, short_side=self._short_side), shown(path))
+
+
+class FakeSource(_Base):
+    """A camera for tests: gives these images (uint8 RGB), or raises these errors, then ends."""
+
+    def __init__(
+        self,
+        images: Sequence[Pixels | Exception],
+        *,
+        name: str = "fake",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(name, clock)
+        self._images = iter(images)
+        self.closed = False
+
+    def __next__(self) -> Frame:
+        if self.closed:
+            raise StopIteration
+        image = next(self._images)
+        if isinstance(image, Exception):
+            raise image
+        return self._frame(check_image(image), f"{self.name}#{self._index}")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class CaptureSource(_Base):
+    """A video file, camera, stream or GStreamer pipeline, by OpenCV.
+
+    Args:
+        target: what OpenCV opens.
+        name: what messages call it.
+        api: OpenCV's backend, by the name of its constant.
+        settings: pairs of an OpenCV property's name and its value, given at opening.
+        live: the end of the frames is a failure, not the end.
+    """
+
+    def __init__(
+        self,
+        target: str | int,
+        name: str,
+        *,
+        api: str = "CAP_ANY",
+        settings: Sequence[tuple[str, int]] = (),
+        live: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(name, clock)
+        self._cv2 = cv2 = _opencv()
+        self._live = live
+        self._capture: Any = None
+        backend = getattr(cv2, api)
+        if backend != cv2.CAP_ANY and not cv2.videoio_registry.hasBackend(backend):
+            raise SourceError(
+                f"{name} cannot be opened: this OpenCV is built without {api.removeprefix('CAP_')}",
+                hint="use the system's OpenCV (JetPack has one with GStreamer)",
+                path=name,
+                expected=api,
+            )
+        numbers = [n for key, value in settings for n in (getattr(cv2, key), value)]
+        try:
+            self._capture = cv2.VideoCapture(target, backend, numbers)
+            opened = self._capture.isOpened()
+        except cv2.error as error:
+            raise self._failed(f"cannot be opened: {_one_line(error)}") from error
+        if not opened:
+            self.close()
+            raise self._failed("cannot be opened" if live else "is no video that OpenCV can read")
+
+    def __next__(self) -> Frame:
+        if self._capture is None:
+            raise StopIteration
+        try:
+            there, bgr = self._capture.read()
+        except self._cv2.error as error:
+            raise self._failed(f"failed at frame {self._index}: {_one_line(error)}") from error
+        if not there:
+            count = self._index
+            self.close()
+            if count == 0:
+                raise self._failed("was opened but gave no frame")
+            if self._live:
+                raise self._failed(f"stopped giving frames after {count:,}")
+            raise StopIteration
+        rgb = np.ascontiguousarray(bgr[..., ::-1])  # (h, w, 3)
+        return self._frame(check_image(rgb), f"{self.name}#{self._index}")
+
+    def close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def _failed(self, what: str) -> SourceError:
+        hint = "check cable, address and permissions, then try again" if self._live else ""
+        return SourceError(f"{self.name} {what}", hint=hint, path=self.name, found=what)
+
+
+def open_source(
+    spec: str | Path,
+    *,
+    short_side: int | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Source:
+    """The source that a person means by ``spec``.
+
+    A GStreamer pipeline (contains `` ! `` and ends in an appsink), a stream's URL (rtsp, http ...),
+    a camera (``0`` or ``camera:0``; a file called 0 is ``./0``), or the path of an image file, a
+    folder of images (recursive, sorted) or a video file.
+
+    Args:
+        short_side: px, passed on to `decode` for image files.
+        clock: Unix time in seconds.
+
+    Raises:
+        NotFound: no such file or folder, or a folder without images.
+        UsageError: a URL of a kind that is no video.
+        SourceError: OpenCV is missing, or cannot open it.
+    """
+    if isinstance(spec, str):
+        if " ! " in spec:
+            return CaptureSource(spec, "GStreamer pipeline", api="CAP_GSTREAMER", clock=clock)
+        if match := _SCHEME.match(spec):
+            name = _PASSWORD.sub(r"\1:***@", spec)
+            if match[1].lower() not in STREAM_SCHEMES:
+                raise UsageError(
+                    f"{name} is a URL of kind {match[1]}; expected {', '.join(STREAM_SCHEMES)}",
+                    found=match[1],
+                    expected=STREAM_SCHEMES,
+                )
+            timeouts = (
+                ("CAP_PROP_OPEN_TIMEOUT_MSEC", TIMEOUT_MS),
+                ("CAP_PROP_READ_TIMEOUT_MSEC", TIMEOUT_MS),
+            )
+            return CaptureSource(spec, name, api="CAP_FFMPEG", settings=timeouts, clock=clock)
+        if match := _CAMERA.fullmatch(spec):
+            return CaptureSource(int(match[1]), f"camera:{int(match[1])}", clock=clock)
+    path = Path(spec)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        return CaptureSource(str(path), shown(path), live=False, clock=clock)
+    return FileSource(shown(path), image_paths(path), short_side=short_side, clock=clock)
+
+
+def is_stream(spec: str) -> bool:
+    """Whether `open_source` would play it (camera, stream, pipeline, video), not read images."""
+    return (
+        " ! " in spec
+        or _SCHEME.match(spec) is not None
+        or _CAMERA.fullmatch(spec) is not None
+        or (Path(spec).suffix.lower() in VIDEO_SUFFIXES and Path(spec).is_file())
+    )
+
+
+def image_paths(path: str | Path) -> list[Path]:
+    """The image files at a path: itself if it is a file, else those below it, sorted.
+
+    Images are known by their suffix (`IMAGE_SUFFIXES`, in any case); a file named by the caller
+    need not have one. Hidden files and folders are left out, links to folders are not followed.
+
+    Raises:
+        NotFound: nothing is there, or a folder without images.
+        SourceError: a folder that cannot be read.
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            path.stat()
+            return [path]
+        found = sorted(_below(path), key=lambda p: p.relative_to(path).parts)
+    except FileNotFoundError as error:
+        raise NotFound(f"no file or folder {shown(path)}", path=str(path)) from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        where = shown(getattr(error, "filename", None) or path)
+        raise SourceError(f"{where} cannot be read: {reason}", path=where, found=reason) from error
+    if not found:
+        raise NotFound(
+            f"no image in {shown(path)}",
+            hint=f"images end in {' '.join(sorted(IMAGE_SUFFIXES))}",
+            path=str(path),
+        )
+    return found
+
+
+def labelled_images(folder: str | Path) -> dict[str, list[Path]]:
+    """Images sorted into folders: class name to photos, both sorted.
+
+    The class is the path of the photo's folder below ``folder``, with forward slashes
+    (``Fruit/Apple/Golden-Delicious``). Photos directly in ``folder`` have no class and are left
+    out.
+
+    Raises:
+        NotFound: no folder, or no image in a folder below it.
+        SourceError: a folder that cannot be read.
+    """
+    folder = Path(folder)
+    paths = image_paths(folder)
+    if paths == [folder]:
+        raise NotFound(
+            f"{shown(folder)} is a file; expected a folder of CLASS/PHOTO.jpg", path=str(folder)
+        )
+    classes: dict[str, list[Path]] = {}
+    for path in paths:
+        classes.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
+    unlabelled = classes.pop(".", [])
+    if not classes:
+        raise NotFound(
+            f"no class in {shown(folder)}: its {len(unlabelled)} images lie in the folder itself",
+            hint="put each class's images into a folder of its own: CLASS/PHOTO.jpg",
+            path=str(folder),
+        )
+    return dict(sorted(classes.items()))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(root, name)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield path
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _opencv() -> Any:
+    """The module, imported only where a camera or video is opened: it is an extra."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its own lines on stderr; ours say it
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
+    try:
+        import cv2
+    except ImportError as error:
+        raise SourceError(
+            f"cameras and videos need OpenCV, which cannot be imported: {_one_line(error)}",
+            hint='pip install "accrue[camera]"',
+        ) from error
+    return cv2
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,60 @@
+# Sourced by the tools: makes an environment of locked, hash-checked packages for this checkout.
+#
+#   environment NAME REQUIREMENTS...    leaves its python in $python
+#
+# With uv where it is present, else with venv and pip. Nothing is done when nothing has changed.
+
+say() { printf '%s\n' "$*" >&2; }
+
+fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+
+find_python() {
+    local candidate
+    for candidate in "${ACCRUE_PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.10; do
+        if [ -n "$candidate" ] && fits "$candidate"; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    say "No Python 3.10 to 3.13 was found; found $(python3 --version 2>&1 || echo none)."
+    say "Install one, or name it: ACCRUE_PYTHON=/path/to/python3.12 $0"
+    return 1
+}
+
+install_with_uv() {
+    uv venv --quiet --clear --python "$base" "$folder" &&
+        uv pip install --quiet --python "$folder/bin/python" --require-hashes "${lists[@]}" &&
+        uv pip install --quiet --python "$folder/bin/python" --no-deps --no-build-isolation -e .
+}
+
+install_with_pip() {
+    local pip=("$folder/bin/python" -m pip --quiet --disable-pip-version-check)
+    rm -rf "$folder"
+    if ! "$base" -m venv "$folder" 2>/dev/null; then
+        say "'$base -m venv' fails here; on Debian and Ubuntu: apt-get install python3-venv"
+        return 1
+    fi
+    "${pip[@]}" install --require-hashes "${lists[@]}" &&
+        "${pip[@]}" install --no-deps --no-build-isolation -e .
+}
+
+environment() {
+    local name=$1 folder base lists=() list stamp started=$SECONDS
+    shift
+    folder=${ACCRUE_ENVIRONMENTS:-$PWD}/.venv-$name
+    base=$(find_python) || return 1
+    for list in "$@" build; do lists+=(-r "requirements/$list.txt"); done
+    stamp=$(cat pyproject.toml $(printf 'requirements/%s.txt ' "$@" build) | cksum)-$base-$PWD
+    python=$folder/bin/python
+    if [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ]; then
+        say "Installing locked packages into $(basename "$folder") ..."
+        if command -v uv >/dev/null && install_with_uv; then
+            :
+        elif ! install_with_pip; then
+            say "The packages could not be installed; nothing else was changed. Is there a network?"
+            return 1
+        fi
+        printf '%s' "$stamp" >"$folder/stamp"
+        say "Installed in $((SECONDS - started)) s."
+    fi
+}
