@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import time
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.progress import track
 
@@ -86,7 +88,9 @@ def taught(settings: Settings, state: Path, photos: Photos) -> Box:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/demo", description=__doc__)
     parser.add_argument("--images", type=Path, help="your own photos, as class/photo.jpg")
+    parser.add_argument("--svg", type=Path, help="also record what is shown as a picture")
     args = parser.parse_args()
+    console.record = args.svg is not None
     if args.images:
         folder = Path(os.environ.get("ACCRUE_DEMO_FROM", ".")) / args.images.expanduser()
         teach, test, held_back = split(folder)
@@ -175,6 +179,15 @@ def main() -> None:
   ./tools/demo --images DIR    # on your own photos, as DIR/class/photo.jpg""",
         soft_wrap=True,
     )
+    if args.svg:
+        args.svg.write_text(
+            console.export_svg(title="./tools/demo", code_format=_without_webfont())
+        )
+
+
+def _without_webfont() -> str:
+    """rich's picture of a terminal, in a font of the reader's machine: no external host."""
+    return re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

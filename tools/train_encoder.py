@@ -1,6 +1,7 @@
 """Train the bundled default encoder: distil an ImageNet MobileNetV2 into a small residual network.
 
-    tools/train_encoder --data DATA --teacher mobilenetv2-imagenet.onnx --out DIR
+    pip install -r requirements/train.in && pip install --no-deps -e .
+    python tools/train_encoder.py --data DATA --teacher mobilenetv2-imagenet.onnx --out DIR
 
 No label is used: the student learns to reproduce the teacher's embedding (cosine loss to the
 teacher's whitened first 256 principal components, FitNets-style feature distillation, Romero et
@@ -28,6 +29,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from accrue.bundle import Preprocess, default_bundle_path
+from accrue_export import golden_images, write_bundle
+
+LICENCE = Path(__file__).resolve().parent.parent / "LICENSE"
 SEED = 20261121
 N_CROPS = 140_000
 CROP_AREA = (0.15, 1.0)  # share of the photograph that a crop covers
@@ -202,11 +207,49 @@ def train(crops: np.ndarray, targets: np.ndarray, out: Path) -> nn.Sequential:
     return net
 
 
+def export(out: Path, bundle: Path) -> None:
+    """Writes the trained student as a bundle; weights are stored as float16."""
+    net = student()
+    net.load_state_dict(torch.load(out / "student.pt", weights_only=True))
+    net.eval()
+    file = out / "student.onnx"
+    example = torch.zeros(1, 3, STUDENT_PX, STUDENT_PX)
+    torch.onnx.export(  # folds each batch norm into its convolution
+        net,
+        (example,),
+        file,
+        input_names=["image"],
+        output_names=["embedding"],
+        dynamic_axes={"image": {0: "batch"}, "embedding": {0: "batch"}},
+        opset_version=18,
+        dynamo=False,
+    )
+    write_bundle(
+        bundle,
+        model=onnx.load(file),
+        name="accrue-default-128",
+        source="distilled from MobileNetV2 1.0 224 (ImageNet) by tools/train_encoder.py",
+        licence_name="Apache-2.0",
+        licence_text=LICENCE.read_text(),
+        restricted=False,
+        preprocess=Preprocess(
+            resize=STORED_PX,
+            crop=STUDENT_PX,
+            interpolation="bicubic",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        golden=golden_images(),
+        fp16_weights=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="has photos-1000, grocery-train")
     parser.add_argument("--teacher", type=Path, required=True, help="MobileNetV2 ONNX, 1280-d")
     parser.add_argument("--out", type=Path, required=True, help="work folder (about 25 GB)")
+    parser.add_argument("--bundle", type=Path, default=default_bundle_path(), help="to be written")
     args = parser.parse_args()
     out = args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -221,6 +264,8 @@ def main() -> None:
         crops = np.load(out / "crops.npy", mmap_mode="r")
         targets = whitened(np.load(out / "teacher.npy"))
         torch.save(train(crops, targets, out).state_dict(), out / "student.pt")
+
+    export(out, args.bundle)
 
 
 if __name__ == "__main__":

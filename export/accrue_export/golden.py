@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 _SEED = 20261121
-_QUALITY = 80
+_QUALITY = 72
+_Colour = tuple[int, int, int]
 
 
 def golden_images() -> list[tuple[str, bytes]]:

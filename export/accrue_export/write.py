@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -40,7 +39,7 @@ OLDEST_OPSET = 13
 FP16_FROM_ELEMENTS = 1_000  # smaller tensors (biases, scales) stay float32: no size, some accuracy
 _FP16_LARGEST = 65_504.0
 _PREFIX = "net/"  # so that no name of the model can be "image" or "embedding"
-_ONNX_LIMIT_BYTES = 2**31 - 1  # of one protobuf message
+_WEIGHTS_LIMIT_BYTES = 2**31 - 2**24  # one protobuf message holds 2 GiB; 16 MiB for the graph
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _FILE_MODE = 0o644
 
@@ -83,7 +82,7 @@ def write_bundle(
         raise Conflict(f"{out} exists already", hint="give another path", path=str(out))
     _check_golden(golden)
     wrapped, dim = wrap(model, preprocess, fp16_weights=fp16_weights)
-    encoder = _serialised(wrapped)
+    encoder: bytes = wrapped.SerializeToString(deterministic=True)
     contents = {ENCODER: encoder, "LICENSE.txt": licence_text.encode()}
     contents |= {f"golden/{file}": jpeg for file, jpeg in golden}
     encoder_sha256 = hashlib.sha256(encoder).hexdigest()
@@ -172,7 +171,7 @@ def wrap(
     if opset < OLDEST_OPSET:
         raise _unfit(f"it uses opset {opset}", f"at least {OLDEST_OPSET}")
     size = preprocess.crop
-    source_name, batch = _only_input(model, size)
+    source_name = _only_input(model, size)
     result_name, dim = _only_output(model)
     inner = onnx.compose.add_prefix(model, _PREFIX)
     graph = inner.graph
@@ -196,6 +195,9 @@ def wrap(
     for key, values in (("mean", mean), ("std", std)):
         shaped = values.astype(np.float32).reshape(1, 3, 1, 1)
         initializers.append(numpy_helper.from_array(shaped, key))
+    weights = sum(len(tensor.raw_data) for tensor in initializers)
+    if weights > _WEIGHTS_LIMIT_BYTES:
+        raise _unfit(f"its weights have {weights:,} bytes", f"at most {_WEIGHTS_LIMIT_BYTES:,}")
     nodes = [*casts, *before, *graph.node, *after]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", size, size, 3])
     embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dim])
@@ -221,7 +223,7 @@ def wrap(
     return wrapped, dim
 
 
-def _only_input(model: onnx.ModelProto, size: int) -> tuple[str, int | None]:
+def _only_input(model: onnx.ModelProto, size: int) -> str:
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
     expected = f"one float32 input (batch, 3, {size}, {size})"
@@ -236,7 +238,7 @@ def _only_input(model: onnx.ModelProto, size: int) -> tuple[str, int | None]:
         or any(side != size for side in sides)
     ):
         raise _unfit(f"its input is {_described(inputs[0])}", expected)
-    return inputs[0].name, shape[0]
+    return inputs[0].name
 
 
 def _only_output(model: onnx.ModelProto) -> tuple[str, int]:
@@ -271,14 +273,21 @@ def _type_of(value: onnx.ValueInfoProto) -> tuple[int, list[int | None]]:
 def _described(value: onnx.ValueInfoProto) -> str:
     kind, shape = _type_of(value)
     sides = ", ".join("?" if side is None else str(side) for side in shape)
-    return f"{value.name}: {TensorProto.DataType.Name(kind).lower()} ({sides})"
+    kind_name: str = TensorProto.DataType.Name(kind)
+    return f"{value.name}: {kind_name.lower()} ({sides})"
 
 
 def _plain(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """One representation per value: raw bytes, and nothing about where it was exported."""
     if tensor.data_location == TensorProto.EXTERNAL:
         raise _unfit(f"{tensor.name} lies outside the file", "all weights loaded (onnx.load)")
-    return numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
+    if not tensor.HasField("raw_data"):
+        return numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
+    copied = onnx.TensorProto()
+    copied.CopyFrom(tensor)
+    copied.doc_string = ""
+    del copied.metadata_props[:]
+    return copied
 
 
 def _halved(
@@ -313,16 +322,6 @@ def _strip(nodes: Sequence[onnx.NodeProto]) -> None:
                 del graph.metadata_props[:]
                 del graph.value_info[:]
                 _strip(graph.node)
-
-
-def _serialised(model: onnx.ModelProto) -> bytes:
-    if model.ByteSize() > _ONNX_LIMIT_BYTES:
-        raise _unfit(f"it has {model.ByteSize():,} bytes", f"at most {_ONNX_LIMIT_BYTES:,}")
-    try:
-        content: bytes = model.SerializeToString(deterministic=True)
-    except EncodeError as error:
-        raise _unfit(" ".join(str(error).split()), "a model of one file") from error
-    return content
 
 
 def _check_golden(golden: Sequence[tuple[str, bytes]]) -> None:

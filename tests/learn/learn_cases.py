@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 
 from accrue.learn import HEADS, Gaussian, Learner, Prototype, Ridge, State, quantise
 from accrue.learn.served import Head, Served
@@ -23,6 +24,7 @@ ALL_HEADS = [
     *((f"{name}-default", head) for name, head in DEFAULT.items()),
     *((f"{name}-other", NON_DEFAULT[name]) for name in HEADS),
 ]
+each_head = pytest.mark.parametrize("head", [pytest.param(h, id=n) for n, h in ALL_HEADS])
 
 
 def classes(
@@ -103,8 +105,7 @@ def textbook(served: Served, rows: Mapping[str, Rows], x: Floats) -> Floats:
         weights = np.linalg.solve(
             z.T @ z + served.lam * np.eye(x.shape[1]), z.T @ (one_hot - one_hot.mean(axis=0))
         )
-        scores = (x - joint.mean(axis=0)) @ weights + one_hot.mean(axis=0)
-        return scores
+        return (x - joint.mean(axis=0)) @ weights + one_hot.mean(axis=0)
     if "centred" in served.describe():
         means, x = means - joint.mean(axis=0), x - joint.mean(axis=0)
     scores = (x @ means.T) / np.linalg.norm(means, axis=1)

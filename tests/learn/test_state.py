@@ -301,13 +301,13 @@ def test_row_limit_counts_all_classes() -> None:
     """The limit of 2**23 rows is on all classes together."""
     state = learned([("a", 1)])
     full = Statistics(ROW_LIMIT, np.zeros(DIM), np.zeros((DIM, DIM)))
-    with pytest.raises(RowsError, match="^8,388,609 rows; at most 8,388,608"):
+    with pytest.raises(RowsError, match=r"^8,388,609 rows; at most 8,388,608"):
         state.add_statistics("b", full)
     state.remove("a")
     state.add_statistics("b", full)
-    with pytest.raises(RowsError, match="^8,388,609 rows"):
+    with pytest.raises(RowsError, match=r"^8,388,609 rows"):
         state.add("b", row(1))
-    with pytest.raises(RowsError, match="^8,388,609 rows"):
+    with pytest.raises(RowsError, match=r"^8,388,609 rows"):
         state.merge(learned([("a", 1)]))
     assert list(state) == ["b"]
 

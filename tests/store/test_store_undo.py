@@ -127,6 +127,22 @@ def test_a_teaching_that_went_on_after_a_removal_was_undone_blocks_its_redo(stor
     assert store.check() == []
 
 
+def test_everything_undone_can_be_redone_step_by_step(store, teach):
+    teach(store, "bolt")
+    store.remove("bolt")
+    teach(store, "bolt")
+    states, undone = [visible(store)], []
+    for _ in range(3):
+        undone.append(store.undo().seq)
+        states.append(visible(store))
+    for _ in range(3):  # there and back again: what was undone and redone counts as not later
+        for seq, before in zip(reversed(undone), reversed(states[:-1]), strict=True):
+            store.undo(seq)
+            assert visible(store) == before
+        undone = [store.undo().seq for _ in range(3)]
+    assert store.check() == []
+
+
 def test_undoing_an_entry_that_does_not_exist_says_so(store):
     for seq in (0, -1, 7, 2**70):
         with pytest.raises(NotFound, match=f"journal entry {seq} does not exist"):
@@ -180,15 +196,17 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "store"):
             return
-        while self.past:
-            self.store.undo()
-            self.model = self.past.pop()
-            self.agrees()
-        assert visible(self.store) == {"classes": [], "names": [], "shots": []}
-        with pytest.raises(NotFound):
-            self.store.undo()
-        self.store.close()
-        self.folder.cleanup()
+        try:
+            while self.past:
+                self.store.undo()
+                self.model = self.past.pop()
+                self.agrees()
+            assert visible(self.store) == {"classes": [], "names": [], "shots": []}
+            with pytest.raises(NotFound):
+                self.store.undo()
+        finally:
+            self.store.close()
+            self.folder.cleanup()
 
     def expect(self, change: Any, *call: Any) -> None:
         """Applies a change to a copy of the model (None: it must be refused) and to the store."""

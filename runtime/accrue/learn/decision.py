@@ -87,7 +87,8 @@ class Calibration:
             Alternative(ids[k], share_below(self._margin, float(gap)))
             for k, gap in zip(order, gaps, strict=True)
         ]
-        possible = tuple(a for i, a in enumerate(told) if i == 0 or a.p > self.reject)
+        # a margin smaller than known shots have, even for the best class, rules out neither of two
+        possible = tuple(a for a in told if a.p > self.reject) or tuple(told[:2])
         known = SURE if len(possible) == 1 else MAYBE
         verdict = known if typical >= self.reject else UNKNOWN
         return Decision(first, verdict, typical, margin, possible[:most])

@@ -33,9 +33,12 @@ class Prototype:
 
 
 class _PrototypeServed(Served):
+    per_class: ClassVar[tuple[str, ...]] = ("_n", "_means", "_lengths")
+
     def __init__(self, head: Prototype, state: State) -> None:
         super().__init__(state)
         self._centred = head.centred
+        self._lengths: Floats = np.linalg.norm(self._means, axis=1)
 
     def describe(self) -> str:
         return "prototype, centred" if self._centred else "prototype"
@@ -44,17 +47,21 @@ class _PrototypeServed(Served):
         means = self.means
         if self._centred and len(means) > 1:
             centre = self.n @ means / self.n.sum()
-            means, x = means - centre, x - centre
-        return self._cosine(x, means)
+            return self._cosine(x - centre, means - centre)
+        return self._cosine(x, means, self._lengths[: len(self)])
 
-    def _cosine(self, x: Floats, means: Floats) -> Floats:
-        lengths = np.linalg.norm(means, axis=1)
+    def _cosine(self, x: Floats, means: Floats, lengths: Floats | None = None) -> Floats:
+        if lengths is None:
+            lengths = np.linalg.norm(means, axis=1)
         own = np.linalg.norm(x, axis=1, keepdims=True)
         cosine: Floats = (x @ means.T) / np.maximum(lengths * own, 1e-12)  # (n, C)
         return cosine
 
     def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
         return True
+
+    def _mean_changed(self, k: int) -> None:
+        self._lengths[k] = np.linalg.norm(self._means[k])
 
     def _settle(self, state: State) -> bool:
         return True

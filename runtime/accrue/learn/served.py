@@ -22,6 +22,7 @@ from accrue.learn.state import State
 from accrue.learn.statistics import SCALE, Floats, Rows
 
 STEPS_PER_OCTAVE = 8
+SPARE_CLASSES = 16  # room for new ones, so that the first needs no copy of all
 WAITING_UPDATES = 32  # rank-one terms kept apart from the inverse before they are folded in
 ROUNDING = 2.0**-52  # of one float64 operation, relative
 RESOLVE_AFTER = 4096  # updates after which the exact solve takes rounding away again
@@ -103,8 +104,12 @@ class Served:
         self.dim = state.dim
         self.ids: list[str] = list(state)
         self.index = {class_id: k for k, class_id in enumerate(self.ids)}
-        self._n: Floats = state.counts()
-        self._means: Floats = state.sums() / (self._n[:, None] * SCALE)  # (C, dim)
+        counts = state.counts()
+        room = len(counts) + SPARE_CLASSES + len(counts) // 8
+        self._n: Floats = np.zeros(room)
+        self._n[: len(counts)] = counts
+        self._means: Floats = np.zeros((room, state.dim))
+        np.divide(state.sums(), counts[:, None] * SCALE, out=self._means[: len(counts)])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -191,7 +196,7 @@ class Served:
     def _append(self, class_id: str) -> int:
         k = len(self.ids)
         if k == len(self._n):
-            self._grow(max(16, 2 * k))
+            self._grow(2 * k)
         self._n[k] = 0
         self._means[k] = 0
         self.ids.append(class_id)

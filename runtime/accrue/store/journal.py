@@ -7,7 +7,7 @@ nothing that can be undone ever deletes a row.
 
 An entry can be undone if
 
-1. no later entry that is in effect mentions a column that it changed, and
+1. no entry that came into effect later mentions a column that it changed, and
 2. every column that it mentions still has the value that it left.
 
 The first keeps later work from losing what it stands on, the second keeps a redo from bringing
@@ -263,18 +263,32 @@ def _undoing(db: sqlite3.Connection, seq: int) -> Entry | None:
 
 
 def _require_nothing_later(db: sqlite3.Connection, asked: Entry, head: int) -> None:
-    row = db.execute(
-        """SELECT seq, summary FROM change AS mine
+    later = db.execute(
+        """SELECT seq, summary, verb, mine.position FROM change AS mine
         JOIN change AS other ON other.key = mine.key AND other.col = mine.col
             AND other.tbl = mine.tbl AND other.position > mine.position
         JOIN journal ON seq = other.entry
         WHERE mine.entry = :head AND other.entry != :head AND mine.before IS NOT mine.after
             AND undone_by IS NULL AND verb != 'undo'
-        ORDER BY other.position DESC LIMIT 1""",
+        GROUP BY seq, mine.position ORDER BY max(other.position) DESC""",
         {"head": head},
-    ).fetchone()
-    if row is not None:
-        raise _stands_on(asked, *row)
+    ).fetchall()
+    for seq, summary, verb, position in later:
+        if verb != "redo" or not _was_in_effect(db, seq, position):
+            raise _stands_on(asked, seq, summary)
+
+
+def _was_in_effect(db: sqlite3.Connection, redo: int, position: int) -> bool:
+    """Whether what `redo` brought back was in effect at a position: then it was undone and
+    redone since, which adds up to nothing."""
+    seq: int | None = entry(db, redo).undoes
+    while seq is not None:
+        (first,) = db.execute("SELECT min(position) FROM change WHERE entry = ?", (seq,)).fetchone()
+        member = entry(db, seq)
+        if first < position:
+            return member.verb != "undo"
+        seq = member.undoes
+    return False
 
 
 def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change]) -> None:

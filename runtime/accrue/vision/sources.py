@@ -17,27 +17,10 @@ from accrue.errors import NotFound, SourceError, UsageError
 from accrue.vision.decode import decode, shown
 from accrue.vision.preprocess import Pixels, check_image
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-    ]
-)
-VIDEO_SUFFIXES = frozenset(
-    [".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg"]
-)
+_IMAGES = "jpg jpeg jpe jfif mpo png webp tif tiff bmp gif ppm pgm pbm"
+_VIDEOS = "mp4 m4v mov mkv avi webm mpg mpeg ts mjpeg mjpg"
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _IMAGES.split())
+VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _VIDEOS.split())
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp")
 TIMEOUT_MS = 10_000  # to open a stream and to wait for a frame; OpenCV's 30 s look like a hang
 _CAMERA = re.compile(r"(?:camera:)?([0-9]{1,3})")

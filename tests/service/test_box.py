@@ -1,0 +1,142 @@
+"""The box without a command line: arrays instead of files, cache, retention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from accrue.errors import Conflict, NotFound
+from accrue.learn import Statistics
+from accrue.service.box import Box
+from accrue.service.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_bundle: Path) -> Settings:
+    return Settings(state=tmp_path / "state", bundle=tiny_bundle, actor="tester")
+
+
+@pytest.fixture
+def box(settings: Settings) -> Iterator[Box]:
+    with Box(settings) as opened:
+        yield opened
+
+
+def frames(seed: int, colour: tuple[int, int, int], count: int = 6) -> list[tuple[str, Any]]:
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(-30, 30, (count, 60, 80, 3))
+    images = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    return [(f"frame {i}", image) for i, image in enumerate(images)]
+
+
+RED, GREEN, BLUE = (200, 40, 40), (40, 200, 40), (40, 40, 200)
+
+
+def test_frames_can_be_taught_and_asked_without_a_file(box: Box) -> None:
+    for name, colour in (("red", RED), ("green", GREEN)):
+        receipts = list(box.teach(name, frames(1, colour)))
+        assert [r.rows for r in receipts] == [1] * 6
+    answers = list(box.predict(frames(2, GREEN, 2)))
+    assert [a.label for a in answers] == ["green", "green"]
+
+
+def test_a_receipt_is_given_only_for_a_shot_that_another_process_can_read(
+    box: Box, settings: Settings
+) -> None:
+    for receipt in box.teach("red", frames(1, RED, 3)):
+        with Box(settings) as other:
+            assert receipt.shot in [shot.id for shot in other.show("red")[1]]
+
+
+def test_an_abandoned_teach_keeps_what_was_acknowledged(box: Box) -> None:
+    teaching = box.teach("red", frames(1, RED))
+    first = next(teaching)
+    teaching.close()
+    assert [shot.id for shot in box.show("red")[1]] == [first.shot]
+
+
+def test_the_learned_state_is_read_again_only_after_a_change(box: Box) -> None:
+    list(box.teach("red", frames(1, RED)))
+    once = box.learned()
+    assert box.learned() is once
+    list(box.teach("green", frames(1, GREEN)))
+    assert len(box.learned().state) == 2
+
+
+def test_a_change_by_another_process_is_seen(box: Box, settings: Settings) -> None:
+    list(box.teach("red", frames(1, RED)))
+    before = box.learned().state.digest()
+    with Box(settings) as other:
+        list(other.teach("green", frames(1, GREEN)))
+    assert box.learned().state.digest() != before
+
+
+def test_statistics_only_gives_the_digest_that_kept_rows_give(
+    settings: Settings, tmp_path: Path
+) -> None:
+    digests = []
+    for name, change in (
+        ("rows", {}),
+        ("statistics", {"retain": "statistics"}),
+        ("budget", {"budget": 2}),
+    ):
+        with Box(replace(settings, state=tmp_path / name, **change)) as box:
+            list(box.teach("red", frames(1, RED)))
+            list(box.teach("green", frames(2, GREEN)))
+            digests.append(box.learned().state.digest())
+            kept = [row.rows for row in box.classes()]
+            assert kept == {"rows": [6, 6], "statistics": [0, 0], "budget": [2, 2]}[name] or (
+                name == "budget" and max(kept) <= 2
+            )
+    assert len(set(digests)) == 1
+
+
+def test_a_class_removed_after_folding_is_still_removed_exactly(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with Box(replace(settings, retain="statistics")) as box:
+        list(box.teach("red", frames(1, RED)))
+        never_green = box.learned().state.digest()
+        list(box.teach("green", frames(2, GREEN)))
+        box.remove("green")
+        assert box.learned().state.digest() == never_green
+
+
+def test_the_state_holds_the_sum_of_the_kept_rows(box: Box) -> None:
+    list(box.teach("red", frames(1, RED)))
+    store = box.reading()
+    assert store is not None
+    (found,) = store.rows_by_class()
+    assert box.learned().state.statistics(found.id) == Statistics.of(found.rows)
+
+
+def test_unknown_is_answered_for_what_looks_like_nothing_taught(box: Box) -> None:
+    for seed, (name, colour) in enumerate((("red", RED), ("green", GREEN))):
+        list(box.teach(name, frames(seed, colour, 12)))
+    known = [a.verdict for a in box.predict(frames(9, RED, 12))]
+    strange = [a.verdict for a in box.predict(frames(9, BLUE, 12))]
+    assert known.count("unknown") <= 3
+    assert strange.count("unknown") >= 9
+
+
+def test_nothing_taught_is_said_with_what_to_type(box: Box) -> None:
+    with pytest.raises(NotFound, match=r"nothing has been taught .* accrue class teach"):
+        box.rename("red", "blue")
+    assert box.classes() == []
+    assert box.history() == []
+
+
+def test_restoring_over_classes_needs_to_be_meant(box: Box, tmp_path: Path) -> None:
+    list(box.teach("red", frames(1, RED)))
+    box.backup(tmp_path / "b")
+    with pytest.raises(Conflict, match="already holds 1 classes"):
+        box.restore(tmp_path / "b")
+    done = box.restore(tmp_path / "b", replace=True)
+    assert done.aside is not None
+    assert done.aside.exists()
+    assert [row.name for row in box.classes()] == ["red"]
