@@ -28,13 +28,13 @@ install_with_uv() {
 }
 
 install_with_pip() {
-    local pip=("$folder/bin/python" -m pip --quiet --disable-pip-version-check)
+    local pip=("$folder/bin/python" -m pip -qq --disable-pip-version-check)
     rm -rf "$folder"
     if ! "$base" -m venv "$folder" 2>/dev/null; then
         say "'$base -m venv' fails here; on Debian and Ubuntu: apt-get install python3-venv"
         return 1
     fi
-    "${pip[@]}" install --require-hashes "${lists[@]}" &&
+    "${pip[@]}" install --no-compile --require-hashes "${lists[@]}" &&
         "${pip[@]}" install --no-deps --no-build-isolation -e .
 }
 

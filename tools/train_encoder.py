@@ -213,6 +213,7 @@ def export(out: Path, bundle: Path) -> None:
     net.load_state_dict(torch.load(out / "student.pt", weights_only=True))
     net.eval()
     file = out / "student.onnx"
+    bundle.parent.mkdir(parents=True, exist_ok=True)
     example = torch.zeros(1, 3, STUDENT_PX, STUDENT_PX)
     torch.onnx.export(  # folds each batch norm into its convolution
         net,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import logging
 import stat
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,7 +64,6 @@ _BROKEN = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     Warning,  # where Python runs with -W error
 )
 _TURNS = {
@@ -90,6 +90,8 @@ _SIGNATURES = (
     (b"\x7fELF", "a program"),
 )
 _warnings_lock = threading.Lock()
+# Readers log what they then raise; without a handler Python would print it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(data: bytes | Path, *, short_side: int | None = None, name: str = "") -> Pixels:
@@ -159,7 +161,9 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> Pixels:
     with _mapped(name):
         if short_side is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             image.draft(None, (DRAFT_GAP * short_side, DRAFT_GAP * short_side))
-        image.load()
+        # TIFF reads, and warns of, more metadata on loading; the rest can load side by side.
+        with _quiet() if image.format == "TIFF" else nullcontext():
+            image.load()
         with _quiet():
             turn = _TURNS.get(_orientation(image))
         rgb = _to_rgb(image)
@@ -233,6 +237,13 @@ def _to_rgb(image: Image.Image) -> Image.Image | None:
 def _mapped(name: str) -> Iterator[None]:
     try:
         yield
+    except Image.DecompressionBombError as error:  # a reader that looks before we can
+        raise ImageError(
+            f"{name} is too large: {_reason(error)}",
+            path=name,
+            found=_reason(error),
+            expected=f"at most {LARGEST_IMAGE_PX:,} px",
+        ) from error
     except _BROKEN as error:
         reason = _reason(error)
         raise ImageError(
