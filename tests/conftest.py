@@ -147,14 +147,20 @@ def tiny_model():
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_onnx():
+    """`tiny_model` as an onnx.ModelProto; do not change it, copy it."""
+    return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_onnx) -> Path:
     """A bundle folder with `tiny_model`, 64 dimensions, 32 px; do not change it, copy it."""
     from accrue.bundle import Preprocess
     from accrue_export import golden_images, write_bundle
 
     return write_bundle(
         tmp_path_factory.mktemp("tiny") / "tiny-bundle",
-        model=tiny_model(),
+        model=tiny_onnx,
         name="tiny",
         source="tests/conftest.py",
         licence_name="Apache-2.0",

@@ -1,11 +1,12 @@
-"""Train the bundled default encoder: distil an ImageNet MobileNetV2 into a small residual network.
+"""Train the bundled default encoder: MobileNetV2 distilled to fewer pixels and dimensions.
 
     pip install -r requirements/train.in && pip install --no-deps -e .
     python tools/train_encoder.py --data DATA --teacher mobilenetv2-imagenet.onnx --out DIR
 
-No label is used: the student learns to reproduce the teacher's embedding (cosine loss to the
-teacher's whitened first 256 principal components, FitNets-style feature distillation, Romero et
-al. 2015) on random crops of the photographs listed in ``DIR/photos.txt``.
+The student begins as the teacher, with a linear layer to its first 256 principal components behind
+it, and learns to say of a small picture what the teacher says of a larger one (cosine loss to the
+teacher's embedding, Hinton et al. 2015, Romero et al. 2015). No label is used. It sees random crops
+of the photographs listed in ``DIR/photos.txt``; each batch is half of either data set.
 
 Stages, each of which leaves its output in DIR and is skipped when that is already there:
 crops (the views, uint8), teacher (their embeddings), student (the trained weights), bundle.
@@ -26,6 +27,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from onnx import numpy_helper
 from PIL import Image
 from torch import nn
 
@@ -34,76 +36,99 @@ from accrue_export import golden_images, write_bundle
 
 LICENCE = Path(__file__).resolve().parent.parent / "LICENSE"
 SEED = 20261121
+DATA_SETS = ("photos-1000", "grocery-train")
 N_CROPS = 140_000
 CROP_AREA = (0.15, 1.0)  # share of the photograph that a crop covers
 ASPECT = (3 / 4, 4 / 3)
 TEACHER_PX = 192  # a third faster than 224 and within two points of it on ImageNet
-STORED_PX = 144  # the student sees a random STUDENT_PX window of this
-STUDENT_PX = 128
+STUDENT_PX = 144  # what the student is trained at
+SERVED_PX = 160  # what it is used at: things look larger in crops (Touvron et al. 2019, "FixRes")
+RESIZED_PX = 180
 DIM = 256
-WIDTHS = (32, 48, 96, 192, 272)
-BLOCKS = (2, 2, 2, 1)
-BATCH = 128
-STEPS = 6_000
-PEAK_RATE = 2e-3
-WARMUP_STEPS = 200
-WEIGHT_DECAY = 0.02
+WHITENING = 0.5  # 0: plain principal components; 1: each of them at unit variance
+BATCH = 64
+STEPS = 1_300
+PEAK_RATE = 2e-4
+WARMUP_STEPS = 60
+WEIGHT_DECAY = 0.01
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016; average-pool shortcut as ResNet-D)."""
+class Student(nn.Module):
+    """The teacher's convolutions, read from its ONNX graph, and a projection."""
 
-    def __init__(self, inner: int, outer: int, stride: int):
+    def __init__(self, teacher: Path):
         super().__init__()
-        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outer)
-        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outer)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inner != outer:
-            pool = nn.AvgPool2d(2) if stride == 2 else nn.Identity()
-            self.shortcut = nn.Sequential(
-                pool, nn.Conv2d(inner, outer, 1, bias=False), nn.BatchNorm2d(outer)
+        graph = onnx.load(teacher).graph
+        weights = {
+            w.name: torch.from_numpy(numpy_helper.to_array(w).copy()) for w in graph.initializer
+        }
+        self.nodes: list[tuple[str, str, list[str], str]] = []
+        self.convolutions = nn.ModuleDict()
+        self.pads: dict[str, tuple[int, int, int, int]] = {}
+        for k, node in enumerate(graph.node):
+            name = f"n{k}"
+            self.nodes.append((node.op_type, name, list(node.input), node.output[0]))
+            if node.op_type != "Conv":
+                continue
+            given = {a.name: list(a.ints) or a.i for a in node.attribute}
+            weight, groups = weights[node.input[1]], given.get("group", 1)
+            conv = nn.Conv2d(
+                weight.shape[1] * groups,
+                weight.shape[0],
+                weight.shape[2:],
+                given["strides"],
+                groups=groups,
             )
+            conv.weight.data, conv.bias.data = weight, weights[node.input[2]]
+            self.convolutions[name] = conv
+            top, left, bottom, right = given["pads"]
+            self.pads[name] = (left, right, top, bottom)
+        self.image, self.embedding = graph.input[0].name, graph.output[0].name
+        self.projection = nn.Linear(weight.shape[0], DIM)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
-
-
-def student() -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(3, WIDTHS[0], 3, 2, 1, bias=False),
-        nn.BatchNorm2d(WIDTHS[0]),
-        nn.ReLU(),
-    ]
-    inner = WIDTHS[0]
-    for outer, count in zip(WIDTHS[1:], BLOCKS, strict=True):
-        for i in range(count):
-            layers.append(Block(inner, outer, 2 if i == 0 else 1))
-            inner = outer
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, DIM)]
-    return nn.Sequential(*layers)
+        values = {self.image: x}
+        for kind, name, inputs, output in self.nodes:
+            y = values[inputs[0]]
+            if kind == "Conv":
+                y = self.convolutions[name](nn.functional.pad(y, self.pads[name]))
+            elif kind == "Clip":
+                y = nn.functional.relu6(y)
+            elif kind == "Add":
+                y = y + values[inputs[1]]
+            elif kind == "GlobalAveragePool":
+                y = y.mean((2, 3), keepdim=True)
+            elif kind == "Flatten":
+                y = y.flatten(1)
+            else:
+                raise SystemExit(f"the teacher has an op of kind {kind}; expected a MobileNetV2")
+            values[output] = y
+        return self.projection(values[self.embedding])
 
 
 def photographs(data: Path) -> list[Path]:
-    found = sorted((data / "photos-1000").rglob("*.jpg")) + sorted(
-        (data / "grocery-train").rglob("*.jpg")
-    )
-    if not found:
-        raise SystemExit(f"no photographs under {data}: photos-1000/ and grocery-train/ are needed")
-    return found
+    found = [sorted((data / folder).rglob("*.jpg")) for folder in DATA_SETS]
+    if not all(found):
+        raise SystemExit(
+            f"photographs are missing under {data}: {' and '.join(DATA_SETS)} are needed"
+        )
+    return [path for folder in found for path in folder]
+
+
+def crops_of(photos: list[Path]) -> list[np.ndarray]:
+    """The numbers of the crops that each photograph gives."""
+    return np.array_split(np.random.default_rng(SEED).permutation(N_CROPS), len(photos))
 
 
 def make_crops(photos: list[Path], out: Path) -> tuple[np.ndarray, np.ndarray]:
     """uint8 crops for the student (n, 144, 144, 3) and for the teacher (n, 192, 192, 3)."""
     small = np.lib.format.open_memmap(
-        out / "crops.npy", "w+", np.uint8, (N_CROPS, STORED_PX, STORED_PX, 3)
+        out / "crops.npy", "w+", np.uint8, (N_CROPS, STUDENT_PX, STUDENT_PX, 3)
     )
     big = np.lib.format.open_memmap(
         out / "teacher_crops.npy", "w+", np.uint8, (N_CROPS, TEACHER_PX, TEACHER_PX, 3)
     )
-    per_photo = np.array_split(np.random.default_rng(SEED).permutation(N_CROPS), len(photos))
+    per_photo = crops_of(photos)
 
     def work(p: int) -> None:
         rng = np.random.default_rng([SEED, p])
@@ -125,7 +150,7 @@ def make_crops(photos: list[Path], out: Path) -> tuple[np.ndarray, np.ndarray]:
             pixels = grey + (pixels - grey) * rng.uniform(0.7, 1.3)  # saturation
             pixels *= rng.uniform(0.92, 1.08, 3)  # colour of the light
             big[i] = np.clip(pixels, 0, 255).astype(np.uint8)
-            small[i] = Image.fromarray(big[i]).resize((STORED_PX,) * 2, Image.Resampling.BICUBIC)
+            small[i] = Image.fromarray(big[i]).resize((STUDENT_PX,) * 2, Image.Resampling.BICUBIC)
 
     with ThreadPoolExecutor(2) as pool:
         for done, _ in enumerate(pool.map(work, range(len(photos))), 1):
@@ -149,74 +174,65 @@ def teacher_embeddings(teacher: Path, crops: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def whitened(embeddings: np.ndarray) -> np.ndarray:
-    """Unit-norm float32 (n, DIM): centred, rotated and scaled to unit variance per component."""
+def projection(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (DIM, 1280) and bias (DIM,) of the teacher's leading principal components."""
     x = embeddings.astype(np.float32)
-    x -= x.mean(0)
+    mean = x.mean(0)
+    x -= mean
     values, vectors = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64))
     top = np.argsort(values)[::-1][:DIM]
     print(f"teacher: {values[top].sum() / values.sum():.1%} of the variance in {DIM} components")
-    z = x @ (vectors[:, top] / np.sqrt(values[top])).astype(np.float32)
-    return z / np.linalg.norm(z, axis=1, keepdims=True)
+    weight = (vectors[:, top] / values[top] ** (WHITENING / 2)).T.astype(np.float32)
+    return weight, -weight @ mean
 
 
-def train(crops: np.ndarray, targets: np.ndarray, out: Path) -> nn.Sequential:
-    torch.manual_seed(SEED)
-    # not SEED itself: make_crops dealt the crops to photographs by that very permutation, and each
-    # batch would show three photographs
+def train(
+    student: Student, sets: list[np.ndarray], crops: np.ndarray, embeddings: np.ndarray, out: Path
+) -> None:
+    """Trains in place. `sets` holds the crop numbers of each data set."""
+    weight, bias = projection(embeddings)
+    student.projection.weight.data = torch.from_numpy(weight)
+    student.projection.bias.data = torch.from_numpy(bias)
+    student.to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.AdamW(student.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)
     rng = np.random.default_rng([SEED, 1])
-    net = student().to(memory_format=torch.channels_last).train()
-    optimiser = torch.optim.AdamW(net.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)
     history, running, began = [], 0.0, time.time()
-    order = np.empty(0, np.int64)
-
-    def batches():
-        nonlocal order
-        for _ in range(STEPS):
-            if len(order) < BATCH:
-                order = rng.permutation(len(crops))
-            pick, order = np.sort(order[:BATCH]), order[BATCH:]
-            dy, dx = rng.integers(0, STORED_PX - STUDENT_PX + 1, 2)
-            views = crops[pick, dy : dy + STUDENT_PX, dx : dx + STUDENT_PX]
-            mirrored = rng.random(BATCH) < 0.5
-            views[mirrored] = views[mirrored, :, ::-1]
-            yield torch.from_numpy(views), torch.from_numpy(targets[pick])
-
-    for step, (views, target) in enumerate(batches()):
+    for step in range(STEPS):
+        pick = np.sort(np.concatenate([rng.choice(s, BATCH // len(sets), False) for s in sets]))
+        views = crops[pick]
+        mirrored = rng.random(len(pick)) < 0.5
+        views[mirrored] = views[mirrored, :, ::-1]
+        target = torch.from_numpy(embeddings[pick].astype(np.float32) @ weight.T + bias)
         warm = min(1.0, (step + 1) / WARMUP_STEPS)
-        rate = PEAK_RATE * warm * 0.5 * (1 + math.cos(math.pi * step / STEPS))
         for group in optimiser.param_groups:
-            group["lr"] = rate
-        image = views.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+            group["lr"] = PEAK_RATE * warm * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        image = torch.from_numpy(views).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         with torch.autocast("cpu", torch.bfloat16):
-            embedding = net(image)
+            embedding = student(image)
         loss = 1 - torch.cosine_similarity(embedding.float(), target).mean()
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
         running += loss.item()
-        if (step + 1) % 100 == 0:
-            row = {"step": step + 1, "loss": running / 100, "seconds": time.time() - began}
+        if (step + 1) % 50 == 0:
+            row = {"step": step + 1, "loss": running / 50, "seconds": time.time() - began}
             history.append(row)
             running = 0.0
             print(f"student: {json.dumps(row)}", flush=True)
-        if (step + 1) % 1000 == 0:
-            torch.save(net.state_dict(), out / "checkpoint.pt")
+        if (step + 1) % 250 == 0:
+            torch.save(student.state_dict(), out / "checkpoint.pt")
     (out / "history.json").write_text(json.dumps(history))
-    return net
 
 
-def export(out: Path, bundle: Path) -> None:
+def export(student: Student, out: Path, bundle: Path) -> None:
     """Writes the trained student as a bundle; weights are stored as float16."""
-    net = student()
-    net.load_state_dict(torch.load(out / "student.pt", weights_only=True))
-    net.eval()
+    student.eval()
     file = out / "student.onnx"
     bundle.parent.mkdir(parents=True, exist_ok=True)
-    example = torch.zeros(1, 3, STUDENT_PX, STUDENT_PX)
-    torch.onnx.export(  # folds each batch norm into its convolution
-        net,
+    example = torch.zeros(1, 3, SERVED_PX, SERVED_PX)
+    torch.onnx.export(
+        student,
         (example,),
         file,
         input_names=["image"],
@@ -228,14 +244,14 @@ def export(out: Path, bundle: Path) -> None:
     write_bundle(
         bundle,
         model=onnx.load(file),
-        name="accrue-default-128",
+        name="accrue-default-160",
         source="distilled from MobileNetV2 1.0 224 (ImageNet) by tools/train_encoder.py",
         licence_name="Apache-2.0",
         licence_text=LICENCE.read_text(),
         restricted=False,
         preprocess=Preprocess(
-            resize=STORED_PX,
-            crop=STUDENT_PX,
+            resize=RESIZED_PX,
+            crop=SERVED_PX,
             interpolation="bicubic",
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
@@ -257,16 +273,23 @@ def main() -> None:
     photos = photographs(args.data)
     (out / "photos.txt").write_text("".join(f"{p.relative_to(args.data)}\n" for p in photos))
 
-    if not (out / "student.pt").exists():
+    student = Student(args.teacher)
+    if (out / "student.pt").exists():
+        student.load_state_dict(torch.load(out / "student.pt", weights_only=True))
+    else:
         if not (out / "teacher.npy").exists():
             _, big = make_crops(photos, out)
             np.save(out / "teacher.npy", teacher_embeddings(args.teacher, big))
             (out / "teacher_crops.npy").unlink()
         crops = np.load(out / "crops.npy", mmap_mode="r")
-        targets = whitened(np.load(out / "teacher.npy"))
-        torch.save(train(crops, targets, out).state_dict(), out / "student.pt")
-
-    export(out, args.bundle)
+        numbers = crops_of(photos)
+        sets = [
+            np.concatenate([n for n, p in zip(numbers, photos, strict=True) if folder in p.parts])
+            for folder in DATA_SETS
+        ]
+        train(student, sets, crops, np.load(out / "teacher.npy"), out)
+        torch.save(student.state_dict(), out / "student.pt")
+    export(student, out, args.bundle)
 
 
 if __name__ == "__main__":

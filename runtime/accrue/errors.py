@@ -120,3 +120,19 @@ class StoreBusy(StoreError):
 
 class StoreCorrupt(StoreError):
     pass
+
+
+def error_object(error: AccrueError) -> dict[str, Any]:
+    """The error for machines: kind, message, hint, retryable, and its plain fields."""
+    plain = {
+        key: value
+        for key, value in error.fields.items()
+        if isinstance(value, str | int | float | bool | None)
+    }
+    return {
+        "kind": error.kind,
+        "message": error.message,
+        "hint": error.hint,
+        "retryable": error.retryable,
+        **plain,
+    }

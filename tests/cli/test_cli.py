@@ -459,3 +459,64 @@ def test_read_only_state_can_be_read_but_not_changed(
         assert "read-only" in call.err or "cannot be written" in call.err
     finally:
         state.chmod(0o700)
+
+
+def test_bundle_commands_heed_the_global_flag(accrue: Any, tmp_path: Path) -> None:
+    for command in ("show", "verify"):
+        call = accrue("bundle", command, "--bundle", tmp_path / "nowhere")
+        assert call.code == 3
+        assert "nowhere" in call.err
+
+
+def test_evaluating_on_folders_that_match_no_class_says_so(accrue: Any, photos: Photos) -> None:
+    accrue("class", "teach", "something else", *photos["bolt"])
+    call = accrue("evaluate", photos["bolt"][0].parent.parent)
+    assert call.code == 3
+    assert "found bolt, gear, valve; taught are something else" in call.err
+
+
+def test_json_and_jsonl_exclude_each_other(accrue: Any, photos: Photos) -> None:
+    for words in (("predict",), ("class", "teach", "bolt")):
+        assert accrue(*words, photos["bolt"][0], "--json", "--jsonl").code == 2
+
+
+def test_a_limit_of_no_entries_is_refused(accrue: Any) -> None:
+    assert accrue("history", "--limit", 0).code == 2
+
+
+@pytest.mark.parametrize("flag", ["--state", "--bundle"])
+def test_an_empty_path_is_refused(accrue: Any, flag: str) -> None:
+    call = accrue("class", "list", flag, "")
+    assert call.code == 2
+    assert "expected a path" in call.err
+
+
+def test_folding_is_not_offered_for_undo(accrue: Any, photos: Photos) -> None:
+    accrue("class", "teach", "bolt", *photos["bolt"])
+    call = accrue("class", "retention", "bolt", "--retain", "statistics", "--yes")
+    assert call.code == 0
+    assert "cannot be undone" in call.out
+    assert "take it back" not in call.out
+    assert accrue("class", "retention", "bolt").code == 2
+
+
+def test_two_processes_of_one_command_line_agree_with_a_third(
+    accrue: Any, photos: Photos, tmp_path: Path
+) -> None:
+    """Two writers at once lose nothing: the journal and the digest hold both."""
+    state = tmp_path / "state"
+    base = [sys.executable, "-m", "accrue.cli.main"]
+    accrue("class", "teach", "start", photos["valve"][0])
+    writers = [
+        subprocess.Popen(
+            [*base, "class", "teach", name, *map(str, photos[name]), "--state", str(state)],
+            stdout=subprocess.PIPE,
+        )
+        for name in ("bolt", "gear")
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.close()
+    listed = accrue("class", "list", "--json").json["classes"]
+    assert {c["name"]: c["shots"] for c in listed} == {"start": 1, "bolt": 6, "gear": 6}

@@ -297,3 +297,14 @@ def test_the_smaller_decoding_keeps_orientation_and_colour() -> None:
     found = decode(encoded(stored, "JPEG", exif=exif), short_side=60)
     assert found.shape == (400, 200, 3)
     assert np.abs(found.astype(int) - (200, 30, 30)).max() < 6
+
+
+def test_damaged_tiff_metadata_is_not_logged(
+    photo: Callable[..., np.ndarray], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow logs an impossible channel count before it raises; only our line may appear."""
+    content = bytearray(encoded(Image.fromarray(photo(4, (40, 32))), "TIFF"))
+    at = content.index(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel, SHORT, one value
+    content[at + 8 : at + 10] = struct.pack("<H", 2_048)
+    assert "damaged or cut off" in refusal(bytes(content))
+    assert capfd.readouterr() == ("", "")

@@ -191,7 +191,7 @@ def test_the_golden_check_passes_on_the_machine_that_wrote_it(
 ) -> None:
     """And tells how near it came."""
     parity = golden_check(encoder, Bundle.open(tiny_bundle))
-    assert parity.min_cosine > 0.9999
+    assert parity.min_cosine > 0.9995
     assert parity.median_cosine >= parity.min_cosine
     assert parity.same_nearest
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from accrue.cli.classes import Json, JsonLines
-from accrue.cli.output import emit, error_object, note, progress, say, table
+from accrue.cli.output import count, emit, note, one_form, progress, say, table
 from accrue.cli.session import open_box
+from accrue.errors import error_object
 
 if TYPE_CHECKING:
     from accrue.service.box import Prediction
+    from accrue.service.evaluation import Evaluation
 
 HeadName = Annotated[str | None, typer.Option("--head", help="auto, prototype, gaussian or ridge.")]
 Reject = Annotated[
@@ -43,6 +45,7 @@ def predict(
     reject: Reject = None,
 ) -> None:
     """Say what photos or a camera show: sure, maybe A or B, unknown, or not ready."""
+    one_form(as_json, as_lines)
     answers: list[dict[str, Any]] = []
     failed = False
     with open_box(context, head=head, reject=reject) as box, progress() as update:
@@ -101,7 +104,8 @@ def _words(answer: Prediction) -> str:
     if answer.verdict == "unknown":
         return f"unknown (nearest: {answer.label})"
     if answer.verdict == "not_ready":
-        return f"not ready: {answer.label or 'nothing taught yet'}"
+        nearest = f" (nearest: {answer.label})" if answer.label else ""
+        return f"not ready{nearest}: teach two classes or more, of a few shots each"
     if answer.verdict == "maybe":
         return "maybe " + " or ".join(other.label for other in answer.alternatives[:3])
     return f"sure: {answer.label}"
@@ -109,7 +113,9 @@ def _words(answer: Prediction) -> str:
 
 def evaluate(
     context: typer.Context,
-    test: Annotated[Path, typer.Argument(help="Folder of CLASS/photo.jpg to test on.")],
+    test: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of CLASS/photo.jpg to test on.")
+    ],
     train: Annotated[
         Path | None, typer.Option(help="Teach from this folder first, into a throw-away state.")
     ] = None,
@@ -128,20 +134,29 @@ def evaluate(
 
         found = run(box, test, train=train, shots=shots, seed=seed, progress=update)
     for refusal in found.refused:
-        note(f"accrue: {refusal['error']}")
+        note(f"accrue: {refusal['error']['message']}")
     if as_json:
         emit(asdict(found))
-        return
+    else:
+        _report(found)
+    if found.refused:
+        raise typer.Exit(1)
+
+
+def _report(found: Evaluation) -> None:
     table(
         ["class", "right", "photos"],
         [(name, f"{c['accuracy']:.0%}", int(c["photos"])) for name, c in found.per_class.items()],
     )
-    say(f"accuracy {found.accuracy:.1%} on {found.photos} photos of {len(found.per_class)} classes")
+    say(
+        f"accuracy {found.accuracy:.1%} on {count(found.photos, 'photo')} "
+        f"of {count(len(found.per_class), 'class', 'classes')}"
+    )
     said = ", ".join(f"{verdict} {n}" for verdict, n in sorted(found.verdicts.items()))
     say(f"verdicts on them: {said or 'none'}")
     if found.never_taught:
         share = found.never_taught_unknown / found.never_taught
-        say(f"never taught: {found.never_taught} photos, {share:.0%} of them answered as unknown")
+        say(f"never taught: {count(found.never_taught, 'photo')}, {share:.0%} answered as unknown")
     milliseconds = {name: f"{1e3 * value:.1f} ms" for name, value in found.seconds.items()}
     note(f"{found.classes} classes, {found.shots} shots, {found.head} ({found.reason})")
     note(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in milliseconds.items()))

@@ -51,7 +51,9 @@ def show(context: typer.Context, path: Where = None, as_json: Json = False) -> N
         emit(about)
         return
     for key, value in about.items():
-        say(f"{key}: {value}")
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {part}" for name, part in value.items())
+        say(f"{key}: {'yes' if value is True else 'no' if value is False else value}")
 
 
 @app.command()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from accrue.cli.output import emit, error_object, note, progress, say, table, when
+from accrue.cli.output import count, emit, note, one_form, progress, say, table, when
 from accrue.cli.session import open_box
+from accrue.errors import UsageError, error_object
 
 if TYPE_CHECKING:
     from accrue.service.box import Learned
@@ -20,7 +21,7 @@ app = typer.Typer(help="Teach classes and keep them in order.", no_args_is_help=
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 JsonLines = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as it happens.")]
-Name = Annotated[str, typer.Argument(help="Name or alias of the class.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the class.")]
 
 
 class Keep(Enum):
@@ -49,6 +50,8 @@ def _class(row: ClassRow, learned: Learned) -> dict[str, Any]:
 def _changed(entry: Entry, as_json: bool) -> None:
     if as_json:
         emit({"entry": asdict(entry)})
+    elif "cannot be undone" in entry.summary:
+        say(f"{entry.summary} (entry {entry.seq})")
     else:
         say(f"{entry.summary} (entry {entry.seq}; take it back with `accrue undo {entry.seq}`)")
 
@@ -66,7 +69,6 @@ def list_classes(context: typer.Context, as_json: Json = False) -> None:
                     "digest": state.digest(),
                     "space_id": state.space,
                     "dim": state.dim,
-                    "head": learned.choice.served.describe(),
                 }
             )
         elif not rows:
@@ -85,10 +87,7 @@ def list_classes(context: typer.Context, as_json: Json = False) -> None:
                     for row in rows
                 ],
             )
-            note(
-                f"{len(rows)} classes, served by {learned.choice.served.describe()} "
-                f"({learned.choice.reason}); state {learned.state.digest()[:12]}"
-            )
+            note(f"{count(len(rows), 'class', 'classes')}; state {learned.state.digest()[:12]}")
 
 
 @app.command()
@@ -101,7 +100,10 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
             emit({**_class(row, learned), "shot_list": [asdict(shot) for shot in shots]})
             return
         also = [*row.aliases, *row.merged]
-        say(f"{row.name}: {row.shots} shots" + (f", also {', '.join(also)}" if also else ""))
+        say(
+            f"{row.name}: {count(row.shots, 'shot')}"
+            + (f", also {', '.join(also)}" if also else "")
+        )
         say(f"id {row.id}")
         if row.id in learned.state:
             say(f"digest {learned.state.class_digest(row.id)}")
@@ -114,9 +116,14 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
 @app.command()
 def teach(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the class; a new name makes a new class.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the class; a new name makes a new class.")
+    ],
     files: Annotated[
-        list[str], typer.Argument(help="Photos or folders of photos; each photo is one shot.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Photos or folders of photos; each photo is one shot."
+        ),
     ],
     as_json: Json = False,
     as_lines: JsonLines = False,
@@ -127,6 +134,7 @@ def teach(
     """Teach a class from photos. Each shot is on the disk before it is reported."""
     from accrue.vision.sources import image_paths
 
+    one_form(as_json, as_lines)
     paths = [path for file in files for path in image_paths(Path(file))]
     taught: list[str] = []
     refused: list[dict[str, Any]] = []
@@ -148,20 +156,19 @@ def teach(
     if as_json:
         emit({"class": label, "shots": taught, "refused": refused})
     elif not as_lines:
-        say(f"taught {label}: {len(taught)} shots" + (_refusals(len(refused))))
+        unusable = f"; {count(len(refused), 'photo')} could not be used" if refused else ""
+        say(f"taught {label}: {count(len(taught), 'shot')}{unusable}")
     if refused:
         raise typer.Exit(1)
-
-
-def _refusals(count: int) -> str:
-    return f"; {count} photos could not be used" if count else ""
 
 
 @app.command()
 def rename(
     context: typer.Context,
     name: Name,
-    new: Annotated[str, typer.Argument(help="New name; the old one stays as an alias.")],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="New name; the old one stays as an alias.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Rename a class."""
@@ -172,8 +179,12 @@ def rename(
 @app.command()
 def merge(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The class that shall count as the other.")],
-    into: Annotated[str, typer.Argument(help="The class that it counts as from now on.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The class that shall count as the other.")
+    ],
+    into: Annotated[
+        str, typer.Argument(metavar="INTO", help="The class that it counts as from now on.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Let one class count as another. Nothing is moved, so it can be undone."""
@@ -192,8 +203,6 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Forget a class, exactly: as if it had never been taught."""
-    from accrue.errors import UsageError
-
     with open_box(context) as box:
         if not purge:
             _changed(box.remove(name), as_json)
@@ -207,7 +216,10 @@ def remove(
         if as_json:
             emit({"purged": asdict(gone)})
             return
-        say(f"purged {name}: {gone.shots} shots, {gone.rows} rows are off the disk")
+        say(
+            f"purged {name}: {count(gone.shots, 'shot')}, "
+            f"{count(gone.rows, 'row')} are off the disk"
+        )
         for path in gone.also_in:
             note(f"accrue: {path}, set aside by a restore, may still hold them")
 
@@ -215,8 +227,12 @@ def remove(
 @app.command()
 def relabel(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The class that the shots belong to.")],
-    shots: Annotated[list[str], typer.Argument(help="Shot ids, from `accrue class show`.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The class that the shots belong to.")
+    ],
+    shots: Annotated[
+        list[str], typer.Argument(metavar="SHOT...", help="Shot ids, from `accrue class show`.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Move shots to the class that they belong to."""
@@ -228,8 +244,10 @@ def relabel(
 def split(
     context: typer.Context,
     name: Name,
-    new: Annotated[str, typer.Argument(help="Name of the class to be split off.")],
-    shots: Annotated[list[str], typer.Argument(help="Shot ids, from `accrue class show`.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the class to be split off.")],
+    shots: Annotated[
+        list[str], typer.Argument(metavar="SHOT...", help="Shot ids, from `accrue class show`.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Split some shots of a class off as a new class."""
@@ -249,8 +267,8 @@ def retention(
     as_json: Json = False,
 ) -> None:
     """Set how a class keeps its rows. Rows folded into statistics cannot be had back."""
-    from accrue.errors import UsageError
-
+    if retain is None and budget is None:
+        raise UsageError("nothing to set", hint="name --retain, --budget or both")
     if (retain is Keep.statistics or budget is not None) and not yes:
         raise UsageError(
             "rows that this folds into statistics cannot be had back one by one", hint="add --yes"

@@ -34,11 +34,15 @@ def config_show(
             }
         )
         return
-    rows = [(name, str(_value(found.value)), found.text) for name, found in origins.items()]
+    rows = [(name, _shown(found.value), found.text) for name, found in origins.items()]
     if origin:
         table(["setting", "value", "origin"], rows)
     else:
         table(["setting", "value"], [row[:2] for row in rows])
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else str(value)
 
 
 def _value(value: object) -> object:

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from accrue.cli.classes import Json
-from accrue.cli.output import emit, note, say, table, when
+from accrue.cli.output import count, emit, note, say, table, when
 from accrue.cli.session import open_box
 
 
 def history(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(help="Newest entries to show.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Newest entries to show.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List what was changed, by whom and when, newest first."""
@@ -44,7 +44,10 @@ def history(
 def undo(
     context: typer.Context,
     entry: Annotated[
-        int | None, typer.Argument(help="Entry from `accrue history`; else the newest change.")
+        int | None,
+        typer.Argument(
+            metavar="ENTRY", help="Entry from `accrue history`; else the newest change."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +62,9 @@ def undo(
 
 def backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="File to write; an existing one is replaced.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File to write; an existing one is replaced.")
+    ],
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails/--no-thumbnails", help="Include kept thumbnails.")
     ] = True,
@@ -71,12 +76,17 @@ def backup(
         if as_json:
             emit({"file": str(file), **asdict(info)})
         else:
-            say(f"wrote {file}: {info.classes} classes, {info.shots} shots, {info.entries} entries")
+            say(
+                f"wrote {file}: {count(info.classes, 'class', 'classes')}, "
+                f"{count(info.shots, 'shot')}, {count(info.entries, 'entry', 'entries')}"
+            )
 
 
 def restore(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A file that `accrue backup` wrote.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file that `accrue backup` wrote.")
+    ],
     yes: Annotated[
         bool, typer.Option("--yes", help="Put it in the place of the classes that are there.")
     ] = False,
@@ -94,6 +104,9 @@ def restore(
                 }
             )
             return
-        say(f"restored {done.info.classes} classes, {done.info.shots} shots from {file}")
+        say(
+            f"restored {count(done.info.classes, 'class', 'classes')}, "
+            f"{count(done.info.shots, 'shot')} from {file}"
+        )
         if done.aside:
             note(f"the database that was there is kept as {done.aside}")

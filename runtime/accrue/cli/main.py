@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from accrue import __version__
 from accrue.cli import ask, bundles, classes, device, journal
-from accrue.cli.output import emit, error_object, note
-from accrue.errors import AccrueError
+from accrue.cli.output import emit, note
+from accrue.errors import AccrueError, error_object
 
 EPILOG = (
     "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 5 conflict, 6 refused by a quality gate. "
@@ -53,13 +52,22 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def settings(
     context: typer.Context,
-    state: Annotated[Path | None, typer.Option(help="State folder (ACCRUE_STATE).")] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(help="Encoder bundle (ACCRUE_BUNDLE); else the default encoder.")
+    state: Annotated[
+        str | None, typer.Option(metavar="DIR", help="State folder (ACCRUE_STATE).")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file (ACCRUE_CONFIG).")] = None,
-    actor: Annotated[str | None, typer.Option(help="Who is written into the journal.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the encoder; 0: one a core.")] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE", help="Encoder bundle (ACCRUE_BUNDLE); else the default."),
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="YAML file (ACCRUE_CONFIG).")
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Who is written into the journal.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the encoder; 0: one a core.")
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from accrue.errors import AccrueError
+from accrue.errors import UsageError
 
 SCHEMA = 1  # of everything that --json and --jsonl print; docs/reference/cli.md
 
@@ -60,23 +60,20 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         say(line(row))
 
 
+def count(n: int, thing: str, plural: str = "") -> str:
+    """ "1 shot", "2 shots"."""
+    return f"{n} {thing if n == 1 else plural or thing + 's'}"
+
+
+def one_form(as_json: bool, as_lines: bool) -> None:
+    """Refuses --json together with --jsonl."""
+    if as_json and as_lines:
+        raise UsageError("--json and --jsonl exclude each other", hint="leave one of them out")
+
+
 def when(at: float) -> str:
     """Unix seconds as local time."""
     return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def error_object(error: AccrueError) -> dict[str, Any]:
-    return {
-        "kind": error.kind,
-        "message": error.message,
-        "hint": error.hint,
-        "retryable": error.retryable,
-        **{key: value for key, value in error.fields.items() if _is_plain(value)},
-    }
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool | None)
 
 
 @contextmanager

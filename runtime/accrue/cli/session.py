@@ -20,8 +20,9 @@ def settings_of(context: typer.Context, **flags: Any) -> tuple[Settings, dict[st
     from accrue.service.settings import load_settings
 
     given = dict(context.find_root().obj or {})
-    file: Path | None = given.pop("config", None)
-    return load_settings(given | flags, os.environ, file)
+    file: str | None = given.pop("config", None)
+    given |= {name: value for name, value in flags.items() if value is not None}
+    return load_settings(given, os.environ, Path(file) if file else None)
 
 
 @contextmanager

@@ -77,12 +77,24 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Learned:
-    """What the store holds, in memory: state, served head, calibration, names."""
+    """What the store holds, in memory. Head and calibration are worked out when first asked for.
+
+    Attributes:
+        state: the sums. shots: (class id, int16 rows) of each kept shot. names: by class id.
+    """
 
     state: State
-    choice: Choice
-    calibration: Calibration
+    shots: list[tuple[str, Rows]]
     names: dict[str, str]
+    settings: Settings
+
+    @cached_property
+    def choice(self) -> Choice:
+        return choose(self.state, self.shots, self.settings.chosen_head())
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return Calibration(self.choice.left_out, self.settings.reject)
 
     def decide(self, embeddings: NDArray[Any]) -> list[Decision]:
         """One decision for each embedding, float (n, dim)."""
@@ -151,7 +163,7 @@ class Box:
         store = self.reading()
         if store is None:
             manifest = self.bundle.manifest
-            return _learn(State(manifest.space_id, manifest.dim), [], {}, self.settings)
+            return Learned(State(manifest.space_id, manifest.dim), [], {}, self.settings)
         revision = store.revision
         if self._learned is None or self._learned[0] != revision:
             state = State(store.space_id, store.dim)
@@ -163,7 +175,7 @@ class Box:
                 if found.folded is not None:
                     state.add_statistics(found.id, found.folded)
                 shots += [(found.id, rows) for _, rows in found.by_shot()]
-            self._learned = (revision, _learn(state, shots, names, self.settings))
+            self._learned = (revision, Learned(state, shots, names, self.settings))
         return self._learned[1]
 
     # ---- teaching and asking --------------------------------------------------------------------
@@ -332,10 +344,3 @@ def named(source: str, decision: Decision, names: dict[str, str]) -> Prediction:
             Named(names.get(a.class_id, a.class_id), a.p) for a in decision.alternatives
         ),
     )
-
-
-def _learn(
-    state: State, shots: list[tuple[str, Rows]], names: dict[str, str], settings: Settings
-) -> Learned:
-    choice = choose(state, shots, settings.chosen_head())
-    return Learned(state, choice, Calibration(choice.left_out, settings.reject), names)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from accrue.errors import AccrueError, Conflict, UsageError
-from accrue.learn import Calibration, State, choose, quantise
+from accrue.errors import AccrueError, Conflict, NotFound, UsageError, error_object
+from accrue.learn import State, quantise
 from accrue.learn.decision import UNKNOWN
 from accrue.learn.statistics import Rows
 from accrue.service.box import Box, Learned
@@ -47,7 +47,7 @@ class Evaluation:
     verdicts: dict[str, int] = field(default_factory=dict)
     never_taught: int = 0
     never_taught_unknown: int = 0
-    refused: list[dict[str, str]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -67,7 +67,8 @@ def evaluate(
         shots: photos of each class to teach, drawn with `seed`; None for all of them.
 
     Raises:
-        NotFound: a folder without photos, or nothing taught. UsageError: `shots` without `train`.
+        NotFound: a folder without photos, or none that bears the name of a taught class.
+        Conflict: nothing taught. UsageError: `shots` without `train`.
     """
     if shots is not None and (train is None or shots < 1):
         raise UsageError(
@@ -93,8 +94,20 @@ def evaluate(
         resolved = {class_key(row.name): row.name for row in box.classes()}
         resolved |= {class_key(a): row.name for row in box.classes() for a in row.aliases}
         tests = _renamed(tests, resolved)
+    if not set(tests) & set(learned.names.values()):
+        raise NotFound(
+            f"no folder in {test} bears the name of a taught class: found "
+            f"{_some(tests)}; taught are {_some(learned.names.values())}",
+            hint="rename the folders, or teach from a folder with --train DIR",
+            path=str(test),
+        )
     _score(box, learned, tests, result, progress)
     return result
+
+
+def _some(names: Iterable[str]) -> str:
+    found = sorted(names)
+    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
 
 
 def drawn(photos: dict[str, list[Path]], shots: int | None, seed: int) -> dict[str, list[Path]]:
@@ -129,10 +142,10 @@ def _taught(
     result.shots = len(kept)
     result.seconds["encode_train"] = time.perf_counter() - began
     began = time.perf_counter()
-    choice = choose(state, kept, box.settings.chosen_head())
+    learned = Learned(state, kept, {name: name for name in photos}, box.settings)
+    _ = learned.calibration
     result.seconds["learn"] = time.perf_counter() - began
-    calibration = Calibration(choice.left_out, box.settings.reject)
-    return Learned(state, choice, calibration, {name: name for name in photos})
+    return learned
 
 
 def _score(
@@ -179,6 +192,6 @@ def _embedded(
     for done, (name, (source, row)) in enumerate(zip(names, box.embed(images), strict=True), 1):
         progress(what, done, total)
         if isinstance(row, AccrueError):
-            result.refused.append({"path": source, "error": row.message})
+            result.refused.append({"path": source, "error": error_object(row)})
             continue
         yield name, row

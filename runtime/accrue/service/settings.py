@@ -133,7 +133,7 @@ def _read(path: Path, *, required: bool) -> dict[str, Any]:
             return {}
         raise ConfigError(
             f"no configuration file {path}",
-            hint="create it, or unset ACCRUE_CONFIG",
+            hint="create it, or leave out --config and ACCRUE_CONFIG",
             path=str(path),
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -188,9 +188,9 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
         low, high = {"shrinkage": (0.0, 1.0), "ridge": (0.0, 1e6), "reject": (0.0, 0.5)}[name]
         number = _number(raw, float)
         if number is None or not low < number < high:
-            raise refuse(f"a number between {low:g} and {high:g}")
+            raise refuse(f"a number between {low:g} and {high:g}, both exclusive")
         return number
-    low, high = {"budget": (1, 2**23), "thumbnails": (0, 1024), "threads": (0, 1024)}[name]
+    low, high = {"budget": (0, 2**23), "thumbnails": (0, 1024), "threads": (0, 1024)}[name]
     number = _number(raw, int)
     if number is None or not low <= number <= high:
         raise refuse(f"a whole number from {low} to {high:,}")
