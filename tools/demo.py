@@ -8,8 +8,10 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -28,8 +30,16 @@ STATE = ROOT / "build" / "demo-state"
 SHOTS = 5  # a class
 SEED = 0
 
+Item = TypeVar("Item")
 Photos = dict[str, list[Path]]
 console = Console(highlight=False)
+
+
+def tracked(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+    """The same with a progress bar, where somebody looks."""
+    if not console.is_terminal:
+        return items
+    return track(items, what, total, transient=True, console=Console(stderr=True))
 
 
 def split(folder: Path) -> tuple[Photos, Photos, Photos]:
@@ -55,7 +65,7 @@ def split(folder: Path) -> tuple[Photos, Photos, Photos]:
 def embeddings(box: Box, photos: Photos, what: str) -> dict[str, np.ndarray]:
     paths = [(str(path), path) for paths in photos.values() for path in paths]
     rows = []
-    for source, row in track(box.embed(paths), what, len(paths), transient=True, console=console):
+    for source, row in tracked(box.embed(paths), what, len(paths)):
         if isinstance(row, AccrueError):
             console.print(f"left out: {row.message}")
         rows.append((source, row))
@@ -110,20 +120,23 @@ def main() -> None:
         tests = embeddings(box, test, "looking at the test photos")
         width = max(map(len, teach))
         console.print(
-            f"[bold]{'taught':<{width}}  shots  ms a shot  accuracy on all taught so far[/]"
+            f"[bold]{'taught':<{width}}  shots  ms a shot  earlier classes changed  "
+            "accuracy on all taught so far[/]"
         )
+        digests: dict[str, str] = {}
         for done, (name, paths) in enumerate(teach.items(), 1):
             began = time.perf_counter()
             images = ((str(p), p) for p in paths)
-            receipts = list(
-                track(box.teach(name, images), name, len(paths), transient=True, console=console)
-            )
+            receipts = list(tracked(box.teach(name, images), name, len(paths)))
             each = 1e3 * (time.perf_counter() - began) / len(receipts)
             learned = box.learned()
             share = accuracy(learned, tests, list(teach)[:done])
+            now = {c: learned.state.class_digest(c) for c in learned.state}
+            changed = sum(now[c] != digest for c, digest in digests.items())
+            digests = now
             console.print(
-                f"{name:<{width}}  {len(receipts):>5}  {each:>9.1f}  "
-                f"{share:>8.0%}  {'█' * round(30 * share)}"
+                f"{name:<{width}}  {len(receipts):>5}  {each:>9.1f}  {changed:>23}  "
+                f"{share:>6.0%}  {'█' * round(30 * share)}"
             )
         console.print(f"\nServed by: {learned.choice.served.describe()} ({learned.choice.reason}).")
 

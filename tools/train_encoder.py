@@ -5,8 +5,9 @@
 
 The student begins as the teacher, with a linear layer to its first 256 principal components behind
 it, and learns to say of a small picture what the teacher says of a larger one (cosine loss to the
-teacher's embedding, Hinton et al. 2015, Romero et al. 2015). No label is used. It sees random crops
-of the photographs listed in ``DIR/photos.txt``; each batch is half of either data set.
+teacher's embedding, Hinton et al. 2015, Romero et al. 2015). No label is used. It sees random
+crops of the photographs listed in ``DIR/photos.txt``; each batch is half of either data set. At the end its
+weights are averaged with those it began with, which keeps what these photographs do not show.
 
 Stages, each of which leaves its output in DIR and is skipped when that is already there:
 crops (the views, uint8), teacher (their embeddings), student (the trained weights), bundle.
@@ -42,13 +43,17 @@ CROP_AREA = (0.15, 1.0)  # share of the photograph that a crop covers
 ASPECT = (3 / 4, 4 / 3)
 TEACHER_PX = 192  # a third faster than 224 and within two points of it on ImageNet
 STUDENT_PX = 144  # what the student is trained at
-SERVED_PX = 160  # what it is used at: things look larger in crops (Touvron et al. 2019, "FixRes")
-RESIZED_PX = 180
+SERVED_PX = 192  # what it is used at: things look larger in crops (Touvron et al. 2019, "FixRes")
+RESIZED_PX = 219
 DIM = 256
-WHITENING = 0.5  # 0: plain principal components; 1: each of them at unit variance
+WHITENED = 1.0  # while it is trained every principal component counts the same
+SERVED_WHITENED = 0.6  # in use the leading ones count more; 0 would be the plain components
+TRAINED_SHARE = (
+    0.5  # of the weights, the rest being the teacher's (Wortsman et al. 2022, "WiSE-FT")
+)
 BATCH = 64
-STEPS = 1_300
-PEAK_RATE = 2e-4
+STEPS = 650
+PEAK_RATE = 3e-4
 WARMUP_STEPS = 60
 WEIGHT_DECAY = 0.01
 
@@ -79,10 +84,13 @@ class Student(nn.Module):
                 given["strides"],
                 groups=groups,
             )
+            top, left, bottom, right = given["pads"]
+            if (top, left) == (bottom, right):
+                conv.padding = (top, left)
+            else:
+                self.pads[name] = (left, right, top, bottom)
             conv.weight.data, conv.bias.data = weight, weights[node.input[2]]
             self.convolutions[name] = conv
-            top, left, bottom, right = given["pads"]
-            self.pads[name] = (left, right, top, bottom)
         self.image, self.embedding = graph.input[0].name, graph.output[0].name
         self.projection = nn.Linear(weight.shape[0], DIM)
 
@@ -91,7 +99,8 @@ class Student(nn.Module):
         for kind, name, inputs, output in self.nodes:
             y = values[inputs[0]]
             if kind == "Conv":
-                y = self.convolutions[name](nn.functional.pad(y, self.pads[name]))
+                padded = nn.functional.pad(y, self.pads[name]) if name in self.pads else y
+                y = self.convolutions[name](padded)
             elif kind == "Clip":
                 y = nn.functional.relu6(y)
             elif kind == "Add":
@@ -174,25 +183,32 @@ def teacher_embeddings(teacher: Path, crops: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def projection(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (DIM, 1280) and bias (DIM,) of the teacher's leading principal components."""
+def principal(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean (1280,), variances (DIM,) and directions (1280, DIM) of the leading components."""
     x = embeddings.astype(np.float32)
     mean = x.mean(0)
     x -= mean
     values, vectors = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64))
     top = np.argsort(values)[::-1][:DIM]
     print(f"teacher: {values[top].sum() / values.sum():.1%} of the variance in {DIM} components")
-    weight = (vectors[:, top] / values[top] ** (WHITENING / 2)).T.astype(np.float32)
-    return weight, -weight @ mean
+    return mean, values[top], vectors[:, top]
+
+
+def begin(student: Student, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gives the student its projection: weight (DIM, 1280) and bias (DIM,), also returned."""
+    mean, variances, directions = principal(embeddings)
+    weight = (directions / variances ** (WHITENED / 2)).T.astype(np.float32)
+    bias = -weight @ mean
+    student.projection.weight.data = torch.tensor(weight)  # a copy: it will be trained
+    student.projection.bias.data = torch.tensor(bias)
+    return weight, bias
 
 
 def train(
     student: Student, sets: list[np.ndarray], crops: np.ndarray, embeddings: np.ndarray, out: Path
 ) -> None:
     """Trains in place. `sets` holds the crop numbers of each data set."""
-    weight, bias = projection(embeddings)
-    student.projection.weight.data = torch.from_numpy(weight)
-    student.projection.bias.data = torch.from_numpy(bias)
+    weight, bias = begin(student, embeddings)
     student.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(student.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)
     rng = np.random.default_rng([SEED, 1])
@@ -225,6 +241,20 @@ def train(
     (out / "history.json").write_text(json.dumps(history))
 
 
+def finish(student: Student, teacher: Path, embeddings: np.ndarray) -> None:
+    """Averages the trained weights with those it began with, and weighs the components."""
+    start = Student(teacher)
+    begin(start, embeddings)
+    with torch.no_grad():
+        for ours, theirs in zip(student.parameters(), start.parameters(), strict=True):
+            ours.copy_(TRAINED_SHARE * ours + (1 - TRAINED_SHARE) * theirs)
+        _, variances, _ = principal(embeddings)
+        scale = torch.tensor(variances ** ((WHITENED - SERVED_WHITENED) / 2), dtype=torch.float32)
+        scale /= scale.max()
+        student.projection.weight *= scale[:, None]
+        student.projection.bias *= scale
+
+
 def export(student: Student, out: Path, bundle: Path) -> None:
     """Writes the trained student as a bundle; weights are stored as float16."""
     student.eval()
@@ -244,7 +274,7 @@ def export(student: Student, out: Path, bundle: Path) -> None:
     write_bundle(
         bundle,
         model=onnx.load(file),
-        name="accrue-default-160",
+        name="accrue-default-192",
         source="distilled from MobileNetV2 1.0 224 (ImageNet) by tools/train_encoder.py",
         licence_name="Apache-2.0",
         licence_text=LICENCE.read_text(),
@@ -289,6 +319,7 @@ def main() -> None:
         ]
         train(student, sets, crops, np.load(out / "teacher.npy"), out)
         torch.save(student.state_dict(), out / "student.pt")
+    finish(student, args.teacher, np.load(out / "teacher.npy"))
     export(student, out, args.bundle)
 
 

@@ -238,7 +238,8 @@ def _only_input(model: onnx.ModelProto, size: int) -> str:
         or any(side != size for side in sides)
     ):
         raise _unfit(f"its input is {_described(inputs[0])}", expected)
-    return inputs[0].name
+    name: str = inputs[0].name
+    return name
 
 
 def _only_output(model: onnx.ModelProto) -> tuple[str, int]:

@@ -39,7 +39,7 @@ def predict(
     as_json: Json = False,
     as_lines: JsonLines = False,
     frames: Annotated[
-        int | None, typer.Option(help="Stop a video or camera after this many frames.")
+        int | None, typer.Option(min=1, help="Stop a video or camera after this many frames.")
     ] = None,
     head: HeadName = None,
     reject: Reject = None,
@@ -120,7 +120,7 @@ def evaluate(
         Path | None, typer.Option(help="Teach from this folder first, into a throw-away state.")
     ] = None,
     shots: Annotated[int | None, typer.Option(help="Photos a class to teach (all).")] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw of those photos.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of those photos.")] = 0,
     head: HeadName = None,
     shrinkage: Shrinkage = None,
     ridge: Strength = None,

@@ -15,7 +15,9 @@ from accrue.cli.session import open_box
 
 def history(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Newest entries to show.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, max=2**31, metavar="N", help="Newest entries to show.")
+    ] = 20,
     as_json: Json = False,
 ) -> None:
     """List what was changed, by whom and when, newest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -98,25 +98,47 @@ def hoisted(arguments: list[str]) -> list[str]:
     return front + rest
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> None:
     """Runs one call and leaves with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names may be no text in the stream's encoding
+            stream.reconfigure(errors="backslashreplace")
+    if "_ACCRUE_COMPLETE" in os.environ:
+        import typer.completion as shells
+
+        shells.completion_init()  # type: ignore[attr-defined]
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
     try:
-        code = app(args=hoisted(words), prog_name="accrue", standalone_mode=True)
+        code = app(args=hoisted(words), prog_name="accrue", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except AccrueError as error:
         note(f"accrue: {error.message}")
         if error.hint:
             note(f"  {error.hint}")
         if "--json" in words or "--jsonl" in words:
             emit({"error": error_object(error)}, indent=2 if "--json" in words else None)
-        code = error.exit_code
-    except KeyboardInterrupt:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
         note("accrue: interrupted; what was acknowledged is kept")
-        code = INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code)
+        return 0
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # words that typer refused
+            error.show()
+            return int(error.exit_code)
+        if os.environ.get("ACCRUE_DEBUG"):
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        note(f"accrue: {text}")
+        note("  if this is not explained by the message, ACCRUE_DEBUG=1 shows where it came from")
+        return 1
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ SCHEMA = 1  # of everything that --json and --jsonl print; docs/reference/cli.md
 
 def emit(value: dict[str, Any], *, indent: int | None = 2) -> None:
     """One JSON object on stdout; with `indent=None`, on one line, flushed."""
-    print(json.dumps({"schema": SCHEMA, **_plain(value)}, ensure_ascii=False, indent=indent))
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps({"schema": SCHEMA, **_plain(value)}, ensure_ascii=not unicode, indent=indent)
+    print(text)
     sys.stdout.flush()
 
 

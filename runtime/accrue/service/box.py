@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accrue.bundle import Bundle, default_bundle_path
-from accrue.errors import AccrueError, Conflict, NotFound
+from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, StoreCorrupt
 from accrue.learn import Calibration, Choice, Decision, State, choose, quantise
 from accrue.learn.statistics import Rows
 from accrue.service.settings import Settings
@@ -26,7 +26,9 @@ from accrue.store import (
     Restored,
     Shot,
     Store,
+    Teaching,
     backup,
+    clean_name,
     read_info,
     restore,
 )
@@ -117,6 +119,7 @@ class Box:
         if self._store is not None:
             self._store.close()
             self._store = None
+        self._learned = None  # its revision counts for that connection alone
 
     def __enter__(self) -> Box:
         return self
@@ -151,7 +154,7 @@ class Box:
     def reading(self) -> Store | None:
         """The store for reading, or None where nothing has been taught yet."""
         if self._store is None:
-            if not (self.settings.state / FILE_NAME).exists():
+            if not os.path.lexists(self.settings.state / FILE_NAME):
                 return None
             self._store = Store.open(
                 self.settings.state, budget=self.settings.budget, readonly=True
@@ -195,22 +198,23 @@ class Box:
         Args:
             images: (source, path or uint8 (h, w, 3) RGB) of each.
         """
-        store = self.store(create=True)
-        self._require_same_space(store)
-        teaching = store.begin_teach(name, actor=actor or self.settings.actor)
+        name = clean_name(name)
+        self.require_same_space()
+        teaching: Teaching | None = None
         for source, image, row in self._embedded(images):
             if isinstance(row, AccrueError):
-                yield Receipt("", source, teaching.class_name or teaching.name, 0, row)
+                yield Receipt("", source, teaching.class_name if teaching else name, 0, row)
                 continue
+            store = self.store(create=True)  # not before there is something to keep
+            if teaching is None:
+                teaching = store.begin_teach(name, actor=actor or self.settings.actor)
             rows = quantise(row[None])
             shot = store.add_shot(teaching, rows, source=source, thumb=self._thumbnail(image))
             yield Receipt(shot, source, teaching.class_name, len(rows))
 
     def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
         """Says what each image shows."""
-        store = self.reading()
-        if store is not None:
-            self._require_same_space(store)
+        self.require_same_space()
         learned = self.learned()
         for source, _, row in self._embedded(images):
             if isinstance(row, AccrueError):
@@ -226,8 +230,7 @@ class Box:
     def _embedded(
         self, images: Iterable[tuple[str, Path | Image]]
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
-        waiting = iter(images)
-        while batch := list(itertools.islice(waiting, BATCH)):
+        for batch in _batches(images):
             ready: list[tuple[str, Image | None, AccrueError | None]] = []
             for source, image in batch:
                 try:
@@ -254,9 +257,11 @@ class Box:
         small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
         return buffer.getvalue()
 
-    def _require_same_space(self, store: Store) -> None:
-        manifest = self.bundle.manifest
-        store.require_same(manifest.space_id, manifest.dim)
+    def require_same_space(self) -> None:
+        """Raises SpaceMismatch where what was taught is of another encoder than the one in use."""
+        store = self.reading()
+        if store is not None:
+            store.require_same(self.bundle.manifest.space_id, self.bundle.manifest.dim)
 
     # ---- classes --------------------------------------------------------------------------------
 
@@ -306,17 +311,26 @@ class Box:
 
     def restore(self, file: Path, *, replace: bool = False) -> Restored:
         """Puts a backup in place. Raises Conflict where classes are there and not `replace`."""
-        present = self.classes()
-        if present and not replace:
-            info = read_info(file)
+        info = read_info(file)
+        present = "" if replace else self._present()
+        if present:
             raise Conflict(
-                f"{self.settings.state} already holds {len(present)} classes; the backup would put "
-                f"its {info.classes} in their place",
+                f"{self.settings.state} {present}; the backup would put its "
+                f"{info.classes} classes in that place",
                 hint="add --yes; the present database is set aside, not deleted",
-                found=len(present),
             )
         self.close()
         return restore(file, self.settings.state)
+
+    def _present(self) -> str:
+        """What stands in the way of a restore; nothing where nothing would be replaced."""
+        try:
+            classes = self.classes()
+        except NotFound:  # an empty file
+            return ""
+        except (StoreCorrupt, FutureVersion):
+            return "holds a database that cannot be read"
+        return f"already holds {len(classes)} classes" if classes else ""
 
     def _changing(self) -> Store:
         self._taught()
@@ -331,6 +345,18 @@ class Box:
                 path=str(self.settings.state),
             )
         return store
+
+
+def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:
+    """Files by the batch; a frame at once, because the next one may be long in coming."""
+    batch: list[tuple[str, Any]] = []
+    for item in images:
+        batch.append(item)
+        if len(batch) == BATCH or not isinstance(item[1], Path):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def named(source: str, decision: Decision, names: dict[str, str]) -> Prediction:

@@ -49,6 +49,8 @@ def _tried(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
         yield from look()
     except AccrueError as error:
         yield Check(name, FAIL, error.message, error.hint)
+    except Exception as error:  # a check that breaks is a finding, not the end of the others
+        yield Check(name, FAIL, f"{type(error).__name__}: {error}")
 
 
 def _python() -> Iterator[Check]:

@@ -77,6 +77,7 @@ def evaluate(
     tests = labelled_images(test)
     result = Evaluation()
     if train is None:
+        box.require_same_space()
         learned = box.learned()
         if not learned.names:
             raise Conflict(
@@ -142,7 +143,7 @@ def _taught(
     result.shots = len(kept)
     result.seconds["encode_train"] = time.perf_counter() - began
     began = time.perf_counter()
-    learned = Learned(state, kept, {name: name for name in photos}, box.settings)
+    learned = Learned(state, kept, {name: name for name in state}, box.settings)
     _ = learned.calibration
     result.seconds["learn"] = time.perf_counter() - began
     return learned

@@ -136,7 +136,7 @@ def _read(path: Path, *, required: bool) -> dict[str, Any]:
             hint="create it, or leave out --config and ACCRUE_CONFIG",
             path=str(path),
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read configuration {path}: {reason}", path=str(path)) from None
     if found is None:
@@ -171,7 +171,10 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
     if name in ("state", "bundle"):
         if not isinstance(raw, str | Path) or not str(raw):
             raise refuse("a path")
-        return Path(raw).expanduser()
+        try:
+            return Path(raw).expanduser()
+        except RuntimeError:  # ~name of nobody
+            raise refuse("a path; its ~ leads nowhere") from None
     if name == "head":
         if raw not in (AUTO, *HEADS):
             raise refuse(f"{AUTO}, {', '.join(HEADS)}")
@@ -202,5 +205,5 @@ def _number(raw: Any, kind: type[int] | type[float]) -> Any:
         return None
     try:
         return kind(raw)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

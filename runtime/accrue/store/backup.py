@@ -21,7 +21,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
 
-from accrue.errors import FormatError, FutureVersion, NotFound, StoreCorrupt, StoreError
+from accrue.errors import (
+    Conflict,
+    FormatError,
+    FutureVersion,
+    NotFound,
+    StoreCorrupt,
+    StoreError,
+    UsageError,
+)
 from accrue.store.database import FILE_NAME
 from accrue.store.failures import translated
 from accrue.store.files import STEPS, FileSteps, write_atomically
@@ -87,6 +95,17 @@ def backup(
         StoreFull, StoreReadOnly, StoreError: `file` is as it was before.
     """
     file = Path(file)
+    with translated(file):
+        if file.exists() and not file.is_file():
+            raise UsageError(
+                f"{file} is not a regular file; expected a file to write", path=str(file)
+            )
+        own = {store.path.resolve().with_name(FILE_NAME + end) for end in ("", "-wal", "-shm")}
+        if file.resolve() in own:
+            raise Conflict(
+                f"{file} is the state itself; expected another file for its backup",
+                path=str(file),
+            )
     with (
         translated(file),
         tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".accrue-backup-") as folder,

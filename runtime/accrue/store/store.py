@@ -445,7 +445,7 @@ class Store:
         budget: int | None = None,
         actor: str = "",
     ) -> Entry:
-        """Sets how a class keeps its rows; None is the store's default.
+        """Sets how a class keeps its rows; None leaves that part as it is.
 
         The setting can be undone. Rows that it makes fold into statistics cannot come back.
         """
@@ -460,7 +460,8 @@ class Store:
             display = journal.value_of(db, "class", target, "name")
             recorder = self._entry(db, "retention", "", actor)
             recorder.hold("class", target, "active")
-            recorder.set("class", target, retain=retain, budget=budget)
+            given = {"retain": retain, "budget": budget}
+            recorder.set("class", target, **{k: v for k, v in given.items() if v is not None})
             folded = self._fold(db, target)
             lost = f"; {_count(folded, 'shot')} folded, which cannot be undone" if folded else ""
             _summarise(

@@ -25,7 +25,7 @@ STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp")
 TIMEOUT_MS = 10_000  # to open a stream and to wait for a frame; OpenCV's 30 s look like a hang
 _CAMERA = re.compile(r"(?:camera:)?([0-9]{1,3})")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_PASSWORD = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
+_PASSWORD = re.compile(r"(://[^/\s:@]*):\S*@")
 _SourceT = TypeVar("_SourceT", bound="Source")
 
 
@@ -262,7 +262,7 @@ def open_source(
         if match := _CAMERA.fullmatch(spec):
             return CaptureSource(int(match[1]), f"camera:{int(match[1])}", clock=clock)
     path = Path(spec)
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+    if path.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(path):  # noqa: PTH113
         return CaptureSource(str(path), shown(path), live=False, clock=clock)
     return FileSource(shown(path), image_paths(path), short_side=short_side, clock=clock)
 
@@ -273,7 +273,7 @@ def is_stream(spec: str) -> bool:
         " ! " in spec
         or _SCHEME.match(spec) is not None
         or _CAMERA.fullmatch(spec) is not None
-        or (Path(spec).suffix.lower() in VIDEO_SUFFIXES and Path(spec).is_file())
+        or (Path(spec).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(spec))  # noqa: PTH113
     )
 
 
