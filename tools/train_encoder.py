@@ -6,8 +6,9 @@
 The student begins as the teacher, with a linear layer to its first 256 principal components behind
 it, and learns to say of a small picture what the teacher says of a larger one (cosine loss to the
 teacher's embedding, Hinton et al. 2015, Romero et al. 2015). No label is used. It sees random
-crops of the photographs listed in ``DIR/photos.txt``; each batch is half of either data set. At the end its
-weights are averaged with those it began with, which keeps what these photographs do not show.
+crops of the photographs listed in ``DIR/photos.txt``; each batch is half of either data set. At the
+end its weights are averaged with those it began with, which keeps what these photographs do not
+show.
 
 Stages, each of which leaves its output in DIR and is skipped when that is already there:
 crops (the views, uint8), teacher (their embeddings), student (the trained weights), bundle.

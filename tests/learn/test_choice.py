@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from learn_cases import classes, each_head, taught
@@ -51,7 +53,7 @@ def test_one_class_is_for_the_gaussian_head() -> None:
 
 
 def test_the_best_by_left_out_accuracy_wins() -> None:
-    """With enough shots the winner has the best left-out accuracy, ties going to gaussian."""
+    """A rival wins that beats gaussian by more than its standard error, the best of them first."""
     winners = set()
     for seed in range(12):
         spread = 1.0 + seed % 5
@@ -62,8 +64,11 @@ def test_the_best_by_left_out_accuracy_wins() -> None:
         }
         chosen = choose(state, shots)
         winners.add(chosen.head.name)
-        assert accuracy[chosen.head.name] == max(accuracy.values())
-        if accuracy["gaussian"] == max(accuracy.values()):
+        usual = accuracy["gaussian"]
+        bar = usual + math.sqrt(usual * (1 - usual) / len(shots))
+        if max(accuracy.values()) > bar:
+            assert accuracy[chosen.head.name] == max(accuracy.values())
+        else:
             assert chosen.head == Gaussian()
         assert chosen.left_out.accuracy == accuracy[chosen.head.name]
         assert chosen.reason == (

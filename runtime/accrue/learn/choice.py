@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,9 +37,11 @@ class Choice:
 def choose(state: State, shots: Sequence[tuple[str, Rows]], head: Head | None = None) -> Choice:
     """Solves `head`, or the best of the heads where none is named.
 
-    Without a name the heads compete by leave-one-out accuracy over the kept shots, ties going to
-    the gaussian head. With fewer than `LEAST_SHOTS` shots to leave out it is the gaussian head
-    where some class has two shots, and the prototype head where none has.
+    Without a name the heads compete by leave-one-out accuracy over the kept shots. Another head
+    must beat the gaussian one by more than its standard error (the rule of Breiman et al. 1984,
+    ch. 3), or a shot or two of luck would change heads to and fro. With fewer than `LEAST_SHOTS`
+    shots to leave out it is the gaussian head where some class has two shots, and the prototype
+    head where none has.
 
     Args:
         shots: (class id, int16 (m, dim)) of each kept shot, all of them in `state`.
@@ -51,9 +54,11 @@ def choose(state: State, shots: Sequence[tuple[str, Rows]], head: Head | None = 
     if len(gaussian.left_out) < LEAST_SHOTS or len(state) < 2:
         return gaussian
     best = gaussian
+    usual = gaussian.left_out.accuracy
+    error = math.sqrt(usual * (1 - usual) / len(gaussian.left_out))
     for rival in (Ridge(), Prototype()):
         tried = _solved(state, shots, rival, "")
-        if tried.left_out.accuracy > best.left_out.accuracy:
+        if tried.left_out.accuracy > max(best.left_out.accuracy, usual + error):
             best = tried
     share = f"{best.left_out.accuracy:.0%} of {len(best.left_out)} shots right when left out"
     return Choice(best.head, best.served, best.left_out, share)
