@@ -49,9 +49,8 @@ RESIZED_PX = 219
 DIM = 256
 WHITENED = 1.0  # while it is trained every principal component counts the same
 SERVED_WHITENED = 0.6  # in use the leading ones count more; 0 would be the plain components
-TRAINED_SHARE = (
-    0.5  # of the weights, the rest being the teacher's (Wortsman et al. 2022, "WiSE-FT")
-)
+# of the weights; the rest is the teacher's (Wortsman et al. 2022, "WiSE-FT")
+TRAINED_SHARE = 0.75
 BATCH = 64
 STEPS = 650
 PEAK_RATE = 3e-4
