@@ -520,3 +520,72 @@ def test_two_processes_of_one_command_line_agree_with_a_third(
         writer.stdout.close()
     listed = accrue("class", "list", "--json").json["classes"]
     assert {c["name"]: c["shots"] for c in listed} == {"start": 1, "bolt": 6, "gear": 6}
+
+
+def test_restore_helps_where_the_database_is_damaged(
+    accrue: Any, photos: Photos, tmp_path: Path
+) -> None:
+    teach_all(accrue, photos)
+    digest = accrue("class", "list", "--json").json["digest"]
+    accrue("backup", tmp_path / "b")
+    database = tmp_path / "state" / "state.db"
+    for other in database.parent.glob("state.db-*"):
+        other.unlink()
+    database.write_bytes(b"no database" * 1000)
+    refused = accrue("restore", tmp_path / "b")
+    assert refused.code == 5
+    assert "cannot be read" in refused.err
+    assert accrue("restore", tmp_path / "b", "--yes").code == 0
+    assert accrue("class", "list", "--json").json["digest"] == digest
+
+
+def test_a_backup_onto_the_state_itself_is_refused(
+    accrue: Any, photos: Photos, tmp_path: Path
+) -> None:
+    teach_all(accrue, photos)
+    digest = accrue("class", "list", "--json").json["digest"]
+    call = accrue("backup", tmp_path / "state" / "state.db")
+    assert call.code == 5
+    assert "is the state itself" in call.err
+    assert accrue("class", "list", "--json").json["digest"] == digest
+
+
+def test_evaluate_refuses_a_state_of_another_encoder(
+    accrue: Any, photos: Photos, other_bundle: Path
+) -> None:
+    teach_all(accrue, photos)
+    call = accrue("evaluate", photos["bolt"][0].parent.parent, "--bundle", other_bundle)
+    assert call.code == 5
+
+
+def test_a_budget_leaves_retain_as_it_was(accrue: Any, photos: Photos) -> None:
+    accrue("class", "teach", "bolt", *photos["bolt"])
+    accrue("class", "retention", "bolt", "--retain", "statistics", "--yes")
+    accrue("class", "retention", "bolt", "--budget", "5", "--yes")
+    shown = accrue("class", "show", "bolt", "--json").json
+    assert (shown["retain"], shown["budget"]) == ("statistics", 5)
+
+
+def test_a_failed_first_teach_does_not_bind_the_state_to_an_encoder(
+    accrue: Any, photos: Photos, tmp_path: Path, other_bundle: Path
+) -> None:
+    (tmp_path / "text.jpg").write_text("no photo")
+    assert accrue("class", "teach", "bolt", tmp_path / "text.jpg").code == 1
+    call = accrue("class", "teach", "bolt", photos["bolt"][0], "--bundle", other_bundle)
+    assert call.code == 0
+
+
+def test_completion_completes(accrue: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "accrue.cli.main"],
+        env={
+            **os.environ,
+            "_ACCRUE_COMPLETE": "complete_bash",
+            "COMP_WORDS": "accrue cl",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "class" in done.stdout, done.stderr

@@ -17,7 +17,8 @@ class Learner:
     `add`, `subtract` and `remove` change the exact state and bring the served head along by
     rank-one updates; where these cannot follow (a grid point of the regulariser is crossed, too
     many digits are at stake), the head is solved exactly. The served scores stay within 1e-6 of
-    an exact solve, relative to the largest score.
+    an exact solve with the parameters in force, relative to the largest score. (A ridge strength
+    left to cross-validation is chosen anew at each exact solve, `resolve`, not at each row.)
 
     >>> from accrue.learn import Gaussian, State, quantise
     >>> import numpy as np
