@@ -381,7 +381,9 @@ def test_an_unreadable_file_is_named(bundle: Path) -> None:
 
 def test_a_path_with_a_null_byte_is_refused_not_raised() -> None:
     """ValueError of the system call does not escape."""
-    assert "cannot be read: embedded null byte" in refusal(Path("a\0b"))
+    text = refusal(Path("a\0b"))  # Python 3.13 calls it a null character
+    assert "cannot be read: " in text
+    assert "embedded null" in text
 
 
 def test_the_default_bundle_lies_inside_the_package() -> None:

@@ -85,7 +85,7 @@ def test_a_really_full_disk_is_named_and_loses_nothing(tmp_path: Path, teach):
 
 
 AS_NOBODY = """
-import os, sys
+import os, sys, urllib.parse
 from accrue.errors import AccrueError
 from accrue.store import Store
 if os.geteuid() == 0:  # permissions do not bind root

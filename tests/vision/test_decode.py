@@ -179,7 +179,9 @@ def test_folders_pipes_and_impossible_paths_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path} is a folder; expected an image file"
     os.mkfifo(tmp_path / "pipe.jpg")
     assert "pipe.jpg is a device or pipe; expected an image file" in refusal(tmp_path / "pipe.jpg")
-    assert refusal(Path("a\0.jpg")) == r"'a\x00.jpg' cannot be read: embedded null byte"
+    null = refusal(Path("a\0.jpg"))  # Python 3.13 calls it a null character
+    assert null.startswith(r"'a\x00.jpg' cannot be read: ")
+    assert "embedded null" in null
     assert "cannot be read: File name too long" in refusal(tmp_path / ("x" * 300))
 
 
