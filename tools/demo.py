@@ -120,8 +120,7 @@ def main() -> None:
         tests = embeddings(box, test, "looking at the test photos")
         width = max(map(len, teach))
         console.print(
-            f"[bold]{'taught':<{width}}  shots  ms a shot  earlier classes changed  "
-            "accuracy on all taught so far[/]"
+            f"[bold]{'taught':<{width}}  shots  ms a shot  earlier ones changed  accuracy so far[/]"
         )
         digests: dict[str, str] = {}
         for done, (name, paths) in enumerate(teach.items(), 1):
@@ -135,8 +134,8 @@ def main() -> None:
             changed = sum(now[c] != digest for c, digest in digests.items())
             digests = now
             console.print(
-                f"{name:<{width}}  {len(receipts):>5}  {each:>9.1f}  {changed:>23}  "
-                f"{share:>6.0%}  {'█' * round(30 * share)}"
+                f"{name:<{width}}  {len(receipts):>5}  {each:>9.1f}  {changed:>20}  "
+                f"{share:>6.0%}  {'█' * round(15 * share)}"
             )
         console.print(f"\nServed by: {learned.choice.served.describe()} ({learned.choice.reason}).")
 

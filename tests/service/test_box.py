@@ -140,3 +140,10 @@ def test_restoring_over_classes_needs_to_be_meant(box: Box, tmp_path: Path) -> N
     assert done.aside is not None
     assert done.aside.exists()
     assert [row.name for row in box.classes()] == ["red"]
+
+
+def test_listing_tells_the_retention_that_is_set(settings: Settings) -> None:
+    with Box(replace(settings, retain="statistics")) as box:
+        list(box.teach("red", frames(1, RED)))
+    with Box(replace(settings, retain="statistics")) as box:
+        assert [row.retain for row in box.classes()] == ["statistics"]

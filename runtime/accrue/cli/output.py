@@ -79,7 +79,7 @@ def when(at: float) -> str:
 
 
 @contextmanager
-def progress(what: str = "") -> Iterator[Callable[[str, int, int], None]]:
+def progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr where that is a terminal: call it with (what, done, total)."""
     if not sys.stderr.isatty():
         yield lambda *_: None
@@ -96,6 +96,4 @@ def progress(what: str = "") -> Iterator[Callable[[str, int, int], None]]:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
 
-        if what:
-            tasks[what] = bars.add_task(what, total=None)
         yield update

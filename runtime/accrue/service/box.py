@@ -142,12 +142,9 @@ class Box:
         if self._store is None or self._store.readonly:
             self.close()
             manifest = self.bundle.manifest if create else None
-            self._store = Store.open(
-                self.settings.state,
+            self._store = self._open(
                 space_id=manifest.space_id if manifest else None,
                 dim=manifest.dim if manifest else None,
-                budget=self.settings.budget,
-                retain=self.settings.retain,
             )
         return self._store
 
@@ -156,10 +153,20 @@ class Box:
         if self._store is None:
             if not os.path.lexists(self.settings.state / FILE_NAME):
                 return None
-            self._store = Store.open(
-                self.settings.state, budget=self.settings.budget, readonly=True
-            )
+            self._store = self._open(readonly=True)
         return self._store
+
+    def _open(
+        self, *, space_id: str | None = None, dim: int | None = None, readonly: bool = False
+    ) -> Store:
+        return Store.open(
+            self.settings.state,
+            space_id=space_id,
+            dim=dim,
+            budget=self.settings.budget,
+            retain=self.settings.retain,
+            readonly=readonly,
+        )
 
     def learned(self) -> Learned:
         """The state and the head served from it, read again when the store has changed."""

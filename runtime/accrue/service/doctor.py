@@ -108,8 +108,7 @@ def _state(settings: Settings) -> Iterator[Check]:
         rows = store.classes()
         shots = sum(row.shots for row in rows)
         yield Check("state", OK, f"{len(rows)} classes, {shots} shots in {store.path}, sound")
-        manifest = box.bundle.manifest
-        store.require_same(manifest.space_id, manifest.dim)
+        box.require_same_space()
 
 
 def _disk(settings: Settings) -> Iterator[Check]:

@@ -91,9 +91,11 @@ def evaluate(
     result.classes = len(learned.state)
     result.digest = learned.state.digest()
     if train is None:
-        result.shots = sum(row.shots for row in box.classes())
-        resolved = {class_key(row.name): row.name for row in box.classes()}
-        resolved |= {class_key(a): row.name for row in box.classes() for a in row.aliases}
+        rows = box.classes()
+        result.shots = sum(row.shots for row in rows)
+        resolved = {
+            class_key(label): row.name for row in rows for label in (row.name, *row.aliases)
+        }
         tests = _renamed(tests, resolved)
     if not set(tests) & set(learned.names.values()):
         raise NotFound(

@@ -262,7 +262,7 @@ def open_source(
         if match := _CAMERA.fullmatch(spec):
             return CaptureSource(int(match[1]), f"camera:{int(match[1])}", clock=clock)
     path = Path(spec)
-    if path.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(path):  # noqa: PTH113
+    if _is_video(path):
         return CaptureSource(str(path), shown(path), live=False, clock=clock)
     return FileSource(shown(path), image_paths(path), short_side=short_side, clock=clock)
 
@@ -273,8 +273,13 @@ def is_stream(spec: str) -> bool:
         " ! " in spec
         or _SCHEME.match(spec) is not None
         or _CAMERA.fullmatch(spec) is not None
-        or (Path(spec).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(spec))  # noqa: PTH113
+        or _is_video(Path(spec))
     )
+
+
+def _is_video(path: Path) -> bool:
+    # os.path.isfile says no where Path.is_file raises: over-long names, folders without access
+    return path.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(path)  # noqa: PTH113
 
 
 def image_paths(path: str | Path) -> list[Path]:
