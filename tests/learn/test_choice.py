@@ -39,7 +39,7 @@ def test_too_little_to_choose_by(counts: dict[str, int]) -> None:
 
 
 def test_the_best_by_left_out_accuracy_wins() -> None:
-    """A rival wins that beats the first choice by more than its standard error, the best of them."""
+    """The best rival wins where it beats the first choice by more than its standard error."""
     winners = set()
     for seed in range(12):
         spread = 1.0 + seed % 5

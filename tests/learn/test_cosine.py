@@ -44,7 +44,7 @@ def test_a_class_of_a_name_alone_is_answered() -> None:
 
 def test_texts_alone_make_a_head() -> None:
     """Before the first shot, a query is answered by the cosine to the texts."""
-    texts = {c: x for c, x in zip("abc", queries(3, DIM, seed=3), strict=True)}
+    texts = dict(zip("abc", queries(3, DIM, seed=3), strict=True))
     served = Cosine(texts=texts).solve(taught({}, DIM))
     assert served.ids == ["a", "b", "c"]
     x = np.array(list(texts.values()))

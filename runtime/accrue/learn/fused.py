@@ -74,10 +74,9 @@ class _FusedServed(Served):
 
     def follow(self, state: State, class_id: str, rows: Rows, sign: int) -> bool:
         self._spreads = None
-        parts = (self._first, self._second)
-        return all([part.follow(state, class_id, rows, sign) for part in parts]) and super().follow(
-            state, class_id, rows, sign
-        )
+        first = self._first.follow(state, class_id, rows, sign)
+        second = self._second.follow(state, class_id, rows, sign)
+        return first and second and super().follow(state, class_id, rows, sign)
 
     def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
         return True
