@@ -254,11 +254,11 @@ def scatter_change(x: Floats, n: float, mean: Floats, sign: int) -> Floats:
         V, float64 (m or m + 1, dim): the scatter changes by ``sign V^T V``.
     """
     m, centre = len(x), x.mean(axis=0)
-    about = x - centre
+    about: Floats = x - centre
     if n == 0 or n + sign * m == 0:
         return about
-    shift: Floats = math.sqrt(n * m / (n + sign * m)) * (centre - mean)
-    return shift[None] if m == 1 else np.vstack([about, shift])
+    shift = math.sqrt(n * m / (n + sign * m)) * (centre - mean)
+    return np.array([shift] if m == 1 else [*about, shift])
 
 
 def query_rows(block: Sequence[Floats], views: int | None) -> Floats:
