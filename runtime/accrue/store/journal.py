@@ -35,6 +35,7 @@ TRACKED: dict[str, tuple[str, frozenset[str]]] = {
     "name": ("key", frozenset({"text", "class_id", "active"})),
     "shot": ("id", frozenset({"class_id", "active", "folded"})),
     "folded": ("id", frozenset({"active"})),
+    "refusal": ("id", frozenset({"active"})),
 }
 _ENTRY = "seq, at, actor, verb, summary, undoes, undone_by, purged"
 

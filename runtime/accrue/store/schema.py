@@ -81,7 +81,20 @@ _VERSION_1: Migration = (
     "CREATE INDEX change_by_column ON change (key, col, tbl)",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_VERSION_1,)
+_REFUSALS: Migration = (
+    """CREATE TABLE refusal (
+        id TEXT PRIMARY KEY,
+        class_id TEXT NOT NULL REFERENCES class (id),
+        n_rows INTEGER NOT NULL CHECK (n_rows > 0),
+        rows BLOB NOT NULL,
+        source TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        at REAL NOT NULL,
+        active INTEGER NOT NULL CHECK (active IN (0, 1)))""",
+    "CREATE INDEX refusal_by_class ON refusal (class_id)",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _REFUSALS)
 
 
 def check_version(connection: sqlite3.Connection, path: Path, known: int = len(MIGRATIONS)) -> int:

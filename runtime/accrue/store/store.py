@@ -34,7 +34,7 @@ from accrue.store.database import FILE_NAME, Database
 from accrue.store.failures import corrupt, read_only
 from accrue.store.journal import Recorder
 from accrue.store.names import class_id, class_key, clean_name, shown
-from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Shot, Teaching
+from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Refusal, Shot, Teaching
 from accrue.store.schema import MIGRATIONS, check_version, migrate
 
 DEFAULT_CLASS_SET = "default"
@@ -325,7 +325,7 @@ class Store:
             for member in group:
                 recorder.hold("class", member, "name", "counts_as")
                 recorder.set("class", member, active=0)
-                for table in ("name", "folded"):
+                for table in ("name", "folded", "refusal"):
                     for (key,) in _active(db, table, member):
                         recorder.set(table, key, active=0)
             for shot in shots:
@@ -437,6 +437,75 @@ class Store:
             recorder.set("class", source, counts_as=target)
             return journal.entry(db, recorder.seq)
 
+    def refuse(
+        self,
+        name: str,
+        images: Sequence[tuple[str, NDArray[np.int16]]],
+        *,
+        actor: str = "",
+    ) -> Entry:
+        """Stores images as "not this" of class `name`; `accrue.learn.Refusals` says what follows.
+
+        It stays with the class through renaming and merging, and goes with it when it is removed.
+
+        Args:
+            images: (source, int16 (views, dim)) of each, at least one.
+
+        Raises:
+            NotFound: no such class. RowsError: rows of another form.
+        """
+        if not images:
+            raise UsageError("nothing to refuse; expected at least one image")
+        with self._database.atomic() as db:
+            target = self._require_root(db, name)
+            display = journal.value_of(db, "class", target, "name")
+            recorder = self._entry(
+                db,
+                "refuse",
+                f"noted {_count(len(images), 'image')} as not {shown(display)}",
+                actor,
+            )
+            recorder.hold("class", target, "active")
+            for source, rows in images:
+                checked = check_rows(np.asarray(rows), self.dim)
+                if len(checked) == 0:
+                    raise RowsError("an image without rows; expected at least one", found=0)
+                at = self._clock()
+                recorder.insert(
+                    "refusal",
+                    _next_shot_id(db, at, "refusal"),
+                    class_id=target,
+                    n_rows=len(checked),
+                    rows=checked.astype("<i2").tobytes(),
+                    source=_text(source),
+                    actor=_text(actor),
+                    at=at,
+                )
+            return journal.entry(db, recorder.seq)
+
+    def allow(self, refusals: Sequence[str], *, actor: str = "") -> Entry:
+        """Takes "not this" images back, by their ids. Raises NotFound."""
+        if not refusals:
+            raise UsageError("no ids were given; expected at least one id of a refused image")
+        with self._database.atomic() as db:
+            for one in refusals:
+                if journal.value_of(db, "refusal", _text(one), "active") != 1:
+                    raise NotFound(
+                        f"no refused image {shown(one)}: it never was, or it was taken back",
+                        hint="see `accrue class show NAME` for those of a class",
+                        found=one,
+                    )
+            gone = list(dict.fromkeys(_text(one) for one in refusals))
+            recorder = self._entry(
+                db, "allow", f"took back {_count(len(gone), 'refused image')}", actor
+            )
+            owners = [_owner_of_refusal(db, one) for one in gone]
+            for owner in dict.fromkeys(owners):
+                recorder.hold("class", owner, "active")
+            for one in gone:
+                recorder.set("refusal", one, active=0)
+            return journal.entry(db, recorder.seq)
+
     def set_retention(
         self,
         name: str,
@@ -503,17 +572,18 @@ class Store:
                 OR (tbl = 'name' AND key IN (SELECT key FROM name WHERE class_id IN ({marks})))
                 OR (tbl = 'shot' AND key IN (SELECT id FROM shot WHERE class_id IN ({marks})))
                 OR (tbl = 'folded' AND key IN (SELECT id FROM folded WHERE class_id IN ({marks})))
+                OR (tbl = 'refusal' AND key IN (SELECT id FROM refusal WHERE class_id IN ({marks})))
                 """
             values = f"(before IN ({marks}) OR after IN ({marks}))"
             db.execute(
                 f"""UPDATE journal SET purged = 1, summary = verb || ' of a class since purged'
                 WHERE seq IN (SELECT entry FROM change WHERE {keys} OR {values})""",
-                doomed * 6,
+                doomed * 7,
             )
             db.execute(
-                f"DELETE FROM change WHERE {keys} OR (col = 'counts_as' AND {values})", doomed * 6
+                f"DELETE FROM change WHERE {keys} OR (col = 'counts_as' AND {values})", doomed * 7
             )
-            for table in ("shot", "folded", "name"):
+            for table in ("shot", "folded", "refusal", "name"):
                 db.execute(f"DELETE FROM {table} WHERE class_id IN ({marks})", doomed)
             db.execute(f"UPDATE class SET counts_as = NULL WHERE counts_as IN ({marks})", doomed)
             db.execute(f"DELETE FROM class WHERE id IN ({marks})", doomed)
@@ -654,6 +724,21 @@ class Store:
             found = [shot for member in group for shot in _shots(db, "class_id", member)]
         return sorted(found, key=lambda shot: shot.id)
 
+    def refusals(self, name: str) -> list[Refusal]:
+        """What was said not to be of a root class, oldest first."""
+        with self._database.reading() as db:
+            group = _groups(db)[self._require_root(db, name)]
+            found = [
+                Refusal(*row)
+                for member in group
+                for row in db.execute(
+                    """SELECT id, class_id, n_rows, source, actor, at FROM refusal
+                    WHERE class_id = ? AND active = 1""",
+                    (member,),
+                )
+            ]
+        return sorted(found, key=lambda refusal: refusal.id)
+
     def shot(self, shot: str) -> Shot:
         """Raises NotFound if there is no such shot, or not any more."""
         with self._database.reading() as db:
@@ -683,6 +768,11 @@ class Store:
                     "SELECT class_id, statistics FROM folded WHERE active = 1"
                 )
             }
+            refused: dict[str, bytes] = {}
+            for member, rows in db.execute(
+                "SELECT class_id, rows FROM refusal WHERE active = 1 ORDER BY id"
+            ):
+                refused[member] = refused.get(member, b"") + rows
         found = []
         for root, group in groups.items():
             mine = sorted(shot for member in group for shot in shots.get(member, ()))
@@ -695,6 +785,9 @@ class Store:
                     tuple(shot for shot, _, _ in mine),
                     np.array([n for _, n, _ in mine], dtype=np.int64),
                     sum(sums[1:], sums[0]) if sums else None,
+                    _rows(
+                        b"".join(refused.get(member, b"") for member in group), self.dim, self.path
+                    ),
                 )
             )
         return found
@@ -738,8 +831,20 @@ class Store:
                 )
             ]
             found += [
+                f"refusal {one}: {size} bytes; expected {n_rows} rows of {self.dim}"
+                for one, n_rows, size in db.execute(
+                    "SELECT id, n_rows, length(rows) FROM refusal WHERE length(rows) != n_rows * ? * 2",
+                    (self.dim,),
+                )
+            ]
+            found += [
                 f"{table} {key}: active, though its class is not"
-                for table, column in (("shot", "id"), ("name", "key"), ("folded", "id"))
+                for table, column in (
+                    ("shot", "id"),
+                    ("name", "key"),
+                    ("folded", "id"),
+                    ("refusal", "id"),
+                )
                 for (key,) in db.execute(
                     f"""SELECT t.{column} FROM {table} AS t JOIN class ON class.id = t.class_id
                     WHERE t.active = 1 AND class.active = 0"""
@@ -914,9 +1019,15 @@ def _shot(db: sqlite3.Connection, shot: str) -> Shot:
     )
 
 
-def _next_shot_id(db: sqlite3.Connection, at: float) -> str:
-    """Sorts after every id of this store, even where the clock was set back."""
-    (last,) = db.execute("SELECT max(id) FROM shot").fetchone()
+def _owner_of_refusal(db: sqlite3.Connection, one: str) -> str:
+    return str(db.execute("SELECT class_id FROM refusal WHERE id = ?", (one,)).fetchone()[0])
+
+
+def _next_shot_id(
+    db: sqlite3.Connection, at: float, table: Literal["shot", "refusal"] = "shot"
+) -> str:
+    """Sorts after every id of this table, even where the clock was set back."""
+    (last,) = db.execute(f"SELECT max(id) FROM {table}").fetchone()
     now = max(0, int(at * 1000))
     if last is not None:
         digits = [_ID_ALPHABET.index(c) for c in last[:_ID_TIME_DIGITS]]
