@@ -18,7 +18,8 @@ from accrue.service.settings import Settings
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_bundle: Path) -> Settings:
-    return Settings(state=tmp_path / "state", bundle=tiny_bundle, actor="tester")
+    # frames of one colour repeat one another, and are wanted here all the same
+    return Settings(state=tmp_path / "state", bundle=tiny_bundle, actor="tester", duplicates=1.0)
 
 
 @pytest.fixture

@@ -26,7 +26,9 @@ from accrue.learn.suspects import suspects  # noqa: E402
 from accrue.service.settings import Settings  # noqa: E402
 
 
-def drawn(labels: NDArray[np.str_], shots: int | None, rng: np.random.Generator) -> NDArray[np.intp]:
+def drawn(
+    labels: NDArray[np.str_], shots: int | None, rng: np.random.Generator
+) -> NDArray[np.intp]:
     """Positions of `shots` photos of each class, in the order of the folder."""
     if shots is None:
         return np.arange(len(labels))

@@ -833,7 +833,8 @@ class Store:
             found += [
                 f"refusal {one}: {size} bytes; expected {n_rows} rows of {self.dim}"
                 for one, n_rows, size in db.execute(
-                    "SELECT id, n_rows, length(rows) FROM refusal WHERE length(rows) != n_rows * ? * 2",
+                    """SELECT id, n_rows, length(rows) FROM refusal
+                    WHERE length(rows) != n_rows * ? * 2""",
                     (self.dim,),
                 )
             ]

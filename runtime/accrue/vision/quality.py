@@ -10,7 +10,7 @@ from accrue.vision.preprocess import Pixels
 
 SIDE_PX = 224  # short side at which blur is measured: finer detail never reaches an encoder
 WINDOW_PX = 9  # of the averaging that a sharp picture changes under and a blurred one does not
-FAINT = 1.0  # grey levels a pixel; less change than this is noise of the sensor, not detail
+FAINT = 0.5  # grey levels a pixel; less change than this is noise of the sensor, not detail
 
 
 def blur(image: Pixels) -> float:
