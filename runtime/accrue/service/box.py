@@ -260,6 +260,7 @@ class Box:
             dim=dim,
             budget=self.settings.budget,
             retain=self.settings.retain,
+            memory=self.settings.memory,
             readonly=readonly,
         )
 

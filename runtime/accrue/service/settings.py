@@ -18,6 +18,7 @@ import yaml
 from accrue.errors import ConfigError
 from accrue.learn import HEADS, Gaussian, Head, Prototype, Ridge
 from accrue.learn.guard import ALLOWED
+from accrue.store.memory import DEFAULT_MEMORY_BYTES
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
 
 AUTO = "auto"
@@ -61,7 +62,10 @@ class Settings:
     ridge: float | None = _key("strength of the ridge head; unset: cross-validated", None)
     reject: float = _key("share of known objects that may be called unknown, 0 to 0.5", 0.05)
     budget: int = _key(
-        "rows kept per class; older ones are folded into its statistics", DEFAULT_BUDGET_ROWS
+        "rows kept per class; others are folded into its statistics", DEFAULT_BUDGET_ROWS
+    )
+    memory: int = _key(
+        "bytes of rows, thumbnails and statistics in all; 0: no limit", DEFAULT_MEMORY_BYTES
     )
     retain: Retain = _key("rows, or statistics: fold each shot at once", "rows")
     thumbnails: int = _key("longest side of a kept thumbnail in px; 0: keep none", 0)
@@ -202,7 +206,12 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
         if number is None or not low < number < high:
             raise refuse(f"a number between {low:g} and {high:g}, both exclusive")
         return number
-    low, high = {"budget": (0, 2**23), "thumbnails": (0, 1024), "threads": (0, 1024)}[name]
+    low, high = {
+        "budget": (0, 2**23),
+        "memory": (0, 2**50),
+        "thumbnails": (0, 1024),
+        "threads": (0, 1024),
+    }[name]
     number = _number(raw, int)
     if number is None or not low <= number <= high:
         raise refuse(f"a whole number from {low} to {high:,}")

@@ -105,8 +105,8 @@ class Entry:
 
     Attributes:
         seq: its number, ascending. at: unix seconds.
-        verb: teach, rename, remove, relabel, merge, split, retention, refuse, allow, purge, undo
-            or redo.
+        verb: teach, rename, remove, relabel, merge, split, retention, refuse, allow, forget, purge,
+            undo or redo.
         undoes: the entry that this undo (or redo, of an undo) reversed.
         undone_by: the entry that reversed this one; None while it is in effect.
         purged: what it changed was purged, so it cannot be undone any more.

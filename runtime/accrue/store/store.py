@@ -26,13 +26,16 @@ from accrue.errors import (
     NotFound,
     RowsError,
     SpaceMismatch,
+    StoreFull,
     UsageError,
 )
+from accrue.learn.reduce import dispensable
 from accrue.learn.statistics import Statistics, check_rows
-from accrue.store import journal
+from accrue.store import journal, memory
 from accrue.store.database import FILE_NAME, Database
-from accrue.store.failures import corrupt, read_only
+from accrue.store.failures import corrupt
 from accrue.store.journal import Recorder
+from accrue.store.memory import Held
 from accrue.store.names import class_id, class_key, clean_name, shown
 from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Refusal, Shot, Teaching
 from accrue.store.schema import MIGRATIONS, check_version, migrate
@@ -67,8 +70,10 @@ class Store:
         *,
         budget: int,
         retain: Retain = "rows",
+        memory: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._memory = memory
         self._database = database
         self._budget = budget
         self._retain: Retain = retain
@@ -94,6 +99,7 @@ class Store:
         class_set: str | None = None,
         budget: int = DEFAULT_BUDGET_ROWS,
         retain: Retain = "rows",
+        memory: int = 0,
         readonly: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> Store:
@@ -104,6 +110,8 @@ class Store:
             class_set: "default" for a new state; checked otherwise if given.
             budget, retain: of a class that has none of its own: rows kept, and whether shots are
                 kept as "rows" or folded into "statistics" at once.
+            memory: bytes of rows, thumbnails and statistics in all; 0: as many as there are.
+                `accrue.store.memory.clear` says what goes when there are more.
             readonly: never writes; works in a folder that cannot be written.
 
         Raises:
@@ -126,11 +134,13 @@ class Store:
                         hint="teach a first class with `accrue class teach NAME FILE...`",
                         path=str(path),
                     )
-                if version < len(MIGRATIONS):
-                    raise read_only(path)
+                if version < len(MIGRATIONS):  # brought up to date once, where that can be
+                    database.close()
+                    cls.open(state, clock=clock).close()
+                    database = Database(path, readonly=True)
             else:
                 _prepare(database, space_id, dim, class_set or DEFAULT_CLASS_SET, clock())
-            store = cls(database, budget=budget, retain=retain, clock=clock)
+            store = cls(database, budget=budget, retain=retain, memory=memory, clock=clock)
             store.require_same(space_id, dim, class_set)
         except BaseException:
             database.close()
@@ -232,7 +242,28 @@ class Store:
                 f"{_count(teaching.shots, 'shot')}, {_count(teaching.rows, 'row')}",
             )
             self._fold(db, str(teaching.class_id))
+            self._make_room(db)
         return shot
+
+    def _make_room(self, db: sqlite3.Connection) -> None:
+        """Raises StoreFull, so that nothing is changed, where the byte budget allows no more."""
+        if self._memory == 0:
+            return
+        if not memory.clear(
+            db,
+            self.dim,
+            self._memory,
+            lambda target, keep: self._fold_to(db, target, keep),
+            lambda target, keep: self._forget_to(db, target, keep),
+        ):
+            raise StoreFull(
+                f"what was taught takes {memory.held(db, self.dim).total:,} bytes at the least; "
+                f"the budget is {self._memory:,}",
+                hint="raise the setting `memory`, or purge classes: "
+                "`accrue class remove NAME --purge`",
+                path=str(self.path),
+                expected=self._memory,
+            )
 
     def _extend(self, db: sqlite3.Connection, teaching: Teaching, at: float) -> Recorder:
         """The entry of a teach command, opened with its first shot."""
@@ -481,6 +512,7 @@ class Store:
                     actor=_text(actor),
                     at=at,
                 )
+            self._make_room(db)
             return journal.entry(db, recorder.seq)
 
     def allow(self, refusals: Sequence[str], *, actor: str = "") -> Entry:
@@ -637,7 +669,7 @@ class Store:
     # ---- folding --------------------------------------------------------------------------------
 
     def _fold(self, db: sqlite3.Connection, target: str) -> int:
-        """Folds shots of a class past its budget, oldest first, into its statistics; how many."""
+        """Folds shots of a class past its budget into its statistics; how many."""
         retain, budget = db.execute(
             "SELECT retain, budget FROM class WHERE id = ?", (target,)
         ).fetchone()
@@ -652,28 +684,22 @@ class Store:
             keep = int(budget * _KEPT_SHARE)
         else:
             return 0
-        shots = []
-        for shot, n_rows in db.execute(
-            f"SELECT id, n_rows FROM shot WHERE {where} ORDER BY id", (target,)
-        ).fetchall():
-            if kept <= keep:
-                break
-            shots.append(shot)
-            kept -= n_rows
+        return self._fold_to(db, target, keep)
+
+    def _fold_to(self, db: sqlite3.Connection, target: str, keep: int) -> int:
+        """Folds what the rest reconstructs best until `keep` rows are left; how many shots."""
+        shots = self._dispensable(db, target, keep)
         if not shots:
             return 0
-        blobs = [
-            db.execute("SELECT rows FROM shot WHERE id = ?", (shot,)).fetchone()[0]
-            for shot in shots
-        ]
-        total = Statistics.of(_rows(b"".join(blobs), self.dim, self.path))
+        total = Statistics.of(np.concatenate([rows for _, rows in shots]))
         row = db.execute(
             "SELECT id, statistics FROM folded WHERE class_id = ? AND active = 1", (target,)
         ).fetchone()
         if row is None:
+            newest = max(shot for shot, _ in shots)
             db.execute(
                 "INSERT INTO folded (id, class_id, n, statistics, active) VALUES (?, ?, ?, ?, 1)",
-                (shots[-1], target, total.n, _packed(total)),
+                (newest, target, total.n, _packed(total)),
             )
         else:
             total = total + _unpacked(row[1], self.dim, self.path)
@@ -681,11 +707,49 @@ class Store:
                 "UPDATE folded SET n = ?, statistics = ? WHERE id = ?",
                 (total.n, _packed(total), row[0]),
             )
-        db.executemany(
-            "UPDATE shot SET rows = NULL, thumb = NULL, folded = 1 WHERE id = ?",
-            [(shot,) for shot in shots],
-        )
+        _drop_rows(db, [shot for shot, _ in shots])
         return len(shots)
+
+    def _forget_to(self, db: sqlite3.Connection, target: str, keep: int) -> int:
+        """Forgets, for want of room, what the rest reconstructs best; how many shots."""
+        shots = self._dispensable(db, target, keep)
+        (kept,) = db.execute(
+            "SELECT count(*) FROM shot WHERE class_id = ? AND active = 1 AND folded = 0", (target,)
+        ).fetchone()
+        if len(shots) == kept:
+            shots = shots[:-1]  # a class keeps one
+        if not shots:
+            return 0
+        display = shown(journal.value_of(db, "class", target, "name"))
+        recorder = journal.open_entry(
+            db,
+            "forget",
+            summary=f"forgot {_count(len(shots), 'shot')} of {display} to stay within memory, "
+            "which cannot be undone",
+            actor="accrue",
+            at=self._clock(),
+            purged=True,
+        )
+        for shot, _ in shots:
+            recorder.set("shot", shot, active=0)
+        _drop_rows(db, [shot for shot, _ in shots])
+        return len(shots)
+
+    def _dispensable(
+        self, db: sqlite3.Connection, target: str, keep: int
+    ) -> list[tuple[str, NDArray[np.int16]]]:
+        """Shots of a class to let go of, so that at most `keep` rows stay."""
+        shots = [
+            (shot, _rows(blob, self.dim, self.path))
+            for shot, blob in db.execute(
+                """SELECT id, rows FROM shot WHERE class_id = ? AND active = 1 AND folded = 0
+                ORDER BY id""",
+                (target,),
+            )
+        ]
+        if keep == 0 or not shots:
+            return shots
+        return [shots[i] for i in dispensable([rows for _, rows in shots], keep)]
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -876,6 +940,11 @@ class Store:
             ]
         return found
 
+    def held(self) -> Held:
+        """Bytes of rows, thumbnails and statistics, as the byte budget counts them."""
+        with self._database.reading() as db:
+            return memory.held(db, self.dim)
+
     # ---- inside ---------------------------------------------------------------------------------
 
     def _entry(self, db: sqlite3.Connection, verb: str, summary: str, actor: str) -> Recorder:
@@ -1017,6 +1086,13 @@ def _shot(db: sqlite3.Connection, shot: str) -> Shot:
         f"no shot {shown(shot)}: it was never taught, or it was undone or removed",
         hint="see `accrue class show NAME` for the shots of a class",
         found=shot,
+    )
+
+
+def _drop_rows(db: sqlite3.Connection, shots: list[str]) -> None:
+    db.executemany(
+        "UPDATE shot SET rows = NULL, thumb = NULL, folded = 1 WHERE id = ?",
+        [(shot,) for shot in shots],
     )
 
 
