@@ -1,6 +1,6 @@
 """Accuracy against the byte budget: what is kept when not all can be.
 
-    python tools/bench/memory.py TRAIN VAL [--bundle BUNDLE] [--budgets 1,1.5,2,3,4,6,8]
+    python tools/bench/memory.py TRAIN VAL [--bundle BUNDLE] [--budgets 1.1,1.5,2,3,4,5,6,7]
         [--cache-train rows.npz] [--cache-val rows.npz] [--json FILE] [--plot FILE.svg]
 
 TRAIN and VAL hold CLASS/photo.jpg. All of TRAIN is taught, in random order, into a store of each
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--cache-train", type=Path)
     parser.add_argument("--cache-val", type=Path)
-    parser.add_argument("--budgets", default="0.8,1,1.5,2,3,4,5,6,7", help="MB, comma between")
+    parser.add_argument("--budgets", default="1.1,1.5,2,3,4,5,6,7", help="MB, comma between")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="draw it, with matplotlib")
     args = parser.parse_args()

@@ -247,7 +247,9 @@ class Store:
 
     def _make_room(self, db: sqlite3.Connection) -> None:
         """Raises StoreFull, so that nothing is changed, where the byte budget allows no more."""
-        if self._memory == 0:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
+        if self._memory == 0 or pages * page_bytes <= self._memory:  # the file holds it all
             return
         if not memory.clear(
             db,
