@@ -194,7 +194,7 @@ def test_a_photo_that_is_of_no_class_is_unknown(accrue: Any, taught: Photos) -> 
         accrue("class", "not", name, stranger)
     (answer,) = accrue("predict", stranger, "--json").json["predictions"]
     assert (answer["verdict"], answer["label"]) == ("unknown", None)
-    assert accrue("predict", stranger).code == 0
+    assert accrue("predict", stranger).out == f"{stranger}\tunknown\n"
 
 
 def test_why_names_the_photo_itself_first(accrue: Any, taught: Photos) -> None:

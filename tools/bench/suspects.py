@@ -20,7 +20,7 @@ from embedded import rows_of
 from numpy.typing import NDArray
 
 find_accrue()
-from accrue.learn import State, choose  # noqa: E402
+from accrue.learn import State, choose, leave_one_out  # noqa: E402
 from accrue.learn.statistics import Rows  # noqa: E402
 from accrue.learn.suspects import suspects  # noqa: E402
 from accrue.service.settings import Settings  # noqa: E402
@@ -57,7 +57,7 @@ def found(rows: Rows, labels: NDArray[np.str_], bad: NDArray[np.bool_], head: st
     for class_id, row in shots:
         state.add(class_id, row)
     choice = choose(state, shots, Settings(head=head).chosen_head())
-    listed = [s.shot for s in suspects(choice.left_out, [c for c, _ in shots])]
+    listed = [s.shot for s in suspects(leave_one_out(choice.served, shots), [c for c, _ in shots])]
     return [float(bad[listed[:n]].sum() / bad.sum()) for n in (len(labels) // 3, int(bad.sum()))]
 
 

@@ -102,7 +102,7 @@ def _answer(answer: Prediction) -> dict[str, Any]:
 
 def _words(answer: Prediction) -> str:
     if answer.verdict == "unknown":
-        return f"unknown (nearest: {answer.label})"
+        return f"unknown (nearest: {answer.label})" if answer.label else "unknown"
     if answer.verdict == "not_ready":
         nearest = f" (nearest: {answer.label})" if answer.label else ""
         return f"not ready{nearest}: teach two classes or more, of a few shots each"

@@ -39,7 +39,7 @@ def suspects(left_out: LeftOut, class_ids: Sequence[str]) -> list[Suspect]:
     A shot that is all there is of its class has nothing to be held against, and is not listed.
 
     Args:
-        left_out: of all kept shots, under the served head.
+        left_out: `leave_one_out` of all kept shots, under the served head.
         class_ids: the class of each kept shot.
     """
     margins = left_out.margin

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from accrue.bundle import Bundle, default_bundle_path
 from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, Refused, StoreCorrupt
-from accrue.learn import Calibration, Choice, Decision, State, choose, quantise
+from accrue.learn import Calibration, Choice, Decision, State, choose, leave_one_out, quantise
 from accrue.learn.decision import UNKNOWN
 from accrue.learn.explain import nearest
 from accrue.learn.groups import LEAST_SHOTS, two_groups
@@ -527,7 +527,8 @@ class Box:
         store = self._taught()
         only = None if name is None else store.resolve(name).id
         learned = self.learned()
-        found = suspects(learned.choice.left_out, learned.classes_of_shots)
+        left_out = leave_one_out(learned.choice.served, learned.shots)
+        found = suspects(left_out, learned.classes_of_shots)
         shots = {shot.id: shot for shot in store.shots(name)}
         return [
             SuspectShot(
