@@ -62,3 +62,11 @@ def test_the_kernel_is_bounded_by_looking_at_the_oldest(monkeypatch: pytest.Monk
     gone = dispensable(shots, 9)
     assert len(gone) == 3
     assert max(gone) < 6
+
+
+def test_only_candidates_go() -> None:
+    """The first ones alone, even where that leaves too many."""
+    shots = [r[None] for r in classes({"a": 8}, 6)["a"]]
+    assert max(dispensable(shots, 5, candidates=4)) < 4
+    assert sorted(dispensable(shots, 1, candidates=3)) == [0, 1, 2]
+    assert dispensable(shots, 1, candidates=0) == []

@@ -167,3 +167,28 @@ def test_a_state_of_an_older_version_is_brought_up_to_date_when_it_is_read(state
     with Store.open(state, readonly=True) as store:
         assert store.classes()
         assert store.check() == []
+
+
+def test_the_teaching_under_way_loses_none_of_its_shots_while_others_can_go(state: Path):
+    """So that it can be undone, though a fold came in the middle of it."""
+    with Store.open(state, space_id=SPACE, dim=DIM, budget=20) as store:
+        fill(store, "bolt", 9, seed=1)
+        fill(store, "bolt", 5, seed=2)
+        folded = [shot.folded for shot in store.shots()]
+        assert any(folded[:9])
+        assert not any(folded[9:])
+        store.undo()
+        assert len(store.shots()) == 9
+        assert store.check() == []
+
+
+def test_a_shot_is_not_forgotten_as_it_is_acknowledged(state: Path):
+    """The newest shot stays to the last, however much it repeats the others."""
+    rows = np.full((1, 64), 100, np.int16)
+    with Store.open(state, space_id=SPACE, dim=64, memory=12 * rows.nbytes) as store:
+        teaching = store.begin_teach("bolt")
+        for _ in range(30):
+            shot = store.add_shot(teaching, rows)
+            assert shot in [one.id for one in store.shots()]
+        assert store.held().total <= 12 * rows.nbytes
+        assert store.check() == []

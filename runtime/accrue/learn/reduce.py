@@ -12,7 +12,7 @@ from accrue.learn.statistics import SCALE, Floats, Rows
 MOST_ROWS = 4096  # looked at together: their kernel takes 8 * MOST_ROWS**2 bytes, 134 MB
 
 
-def dispensable(shots: Sequence[Rows], keep: int) -> list[int]:
+def dispensable(shots: Sequence[Rows], keep: int, candidates: int | None = None) -> list[int]:
     """The shots that the others reconstruct best, in the order in which to let them go.
 
     Backward elimination of the maximum mean discrepancy (Gretton et al. 2012, eq. 5) between the
@@ -25,17 +25,20 @@ def dispensable(shots: Sequence[Rows], keep: int) -> list[int]:
         shots: int16 (m, dim) of each shot of one class, oldest first. With more than `MOST_ROWS`
             rows only the oldest shots within them are candidates.
         keep: rows to keep at most; a shot goes whole, so fewer may stay.
+        candidates: how many of the first shots may go; None for all. More than `keep` rows stay
+            where these are not enough.
 
     Cost: O(n**2 dim) for n rows, once.
     """
     sizes = np.array([len(rows) for rows in shots])
     within = int(np.searchsorted(np.cumsum(sizes), MOST_ROWS, side="right"))
     first = max(1, min(within, len(shots)))
+    may_go = first if candidates is None else min(first, candidates)
     total = int(sizes.sum())
     kernel = _between_shots(shots[:first])
     weights = sizes[:first].astype(np.float64)
     target = kernel.sum(axis=1) / weights.sum()  # of each shot, summed over its rows
-    present = np.ones(first, dtype=np.bool_)
+    present = np.arange(first) < may_go
     to_kept, inside, near, rows = (
         kernel.sum(axis=1),
         float(kernel.sum()),
@@ -44,7 +47,7 @@ def dispensable(shots: Sequence[Rows], keep: int) -> list[int]:
     )
     own = kernel.diagonal()
     gone: list[int] = []
-    while total > keep and len(gone) < first:
+    while total > keep and len(gone) < may_go:
         left = rows - weights
         with np.errstate(divide="ignore", invalid="ignore"):
             discrepancy = (inside - 2 * to_kept + own) / left**2 - 2 * (near - target) / left

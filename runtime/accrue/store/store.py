@@ -241,11 +241,11 @@ class Store:
                 f"taught {shown(teaching.class_name)}: "
                 f"{_count(teaching.shots, 'shot')}, {_count(teaching.rows, 'row')}",
             )
-            self._fold(db, str(teaching.class_id))
-            self._make_room(db)
+            self._fold(db, str(teaching.class_id), recorder.seq)
+            self._make_room(db, recorder.seq)
         return shot
 
-    def _make_room(self, db: sqlite3.Connection) -> None:
+    def _make_room(self, db: sqlite3.Connection, teaching: int) -> None:
         """Raises StoreFull, so that nothing is changed, where the byte budget allows no more."""
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
@@ -255,8 +255,8 @@ class Store:
             db,
             self.dim,
             self._memory,
-            lambda target, keep: self._fold_to(db, target, keep),
-            lambda target, keep: self._forget_to(db, target, keep),
+            lambda target, keep: self._fold_to(db, target, keep, teaching),
+            lambda target, keep: self._forget_to(db, target, keep, teaching),
         ):
             raise StoreFull(
                 f"what was taught takes {memory.held(db, self.dim).total:,} bytes at the least; "
@@ -444,7 +444,7 @@ class Store:
         for shot in moving:
             recorder.hold("shot", shot.id, "active", "folded")
             recorder.set("shot", shot.id, class_id=target)
-        self._fold(db, target)
+        self._fold(db, target, recorder.seq)
         return journal.entry(db, recorder.seq)
 
     def merge(self, name: str, into: str, *, actor: str = "") -> Entry:
@@ -514,7 +514,7 @@ class Store:
                     actor=_text(actor),
                     at=at,
                 )
-            self._make_room(db)
+            self._make_room(db, recorder.seq)
             return journal.entry(db, recorder.seq)
 
     def allow(self, refusals: Sequence[str], *, actor: str = "") -> Entry:
@@ -565,7 +565,7 @@ class Store:
             recorder.hold("class", target, "active")
             given = {"retain": retain, "budget": budget}
             recorder.set("class", target, **{k: v for k, v in given.items() if v is not None})
-            folded = self._fold(db, target)
+            folded = self._fold(db, target, recorder.seq)
             lost = f"; {_count(folded, 'shot')} folded, which cannot be undone" if folded else ""
             _summarise(
                 db,
@@ -670,7 +670,7 @@ class Store:
 
     # ---- folding --------------------------------------------------------------------------------
 
-    def _fold(self, db: sqlite3.Connection, target: str) -> int:
+    def _fold(self, db: sqlite3.Connection, target: str, entry: int) -> int:
         """Folds shots of a class past its budget into its statistics; how many."""
         retain, budget = db.execute(
             "SELECT retain, budget FROM class WHERE id = ?", (target,)
@@ -686,11 +686,11 @@ class Store:
             keep = int(budget * _KEPT_SHARE)
         else:
             return 0
-        return self._fold_to(db, target, keep)
+        return self._fold_to(db, target, keep, entry)
 
-    def _fold_to(self, db: sqlite3.Connection, target: str, keep: int) -> int:
+    def _fold_to(self, db: sqlite3.Connection, target: str, keep: int, entry: int) -> int:
         """Folds what the rest reconstructs best until `keep` rows are left; how many shots."""
-        shots = self._dispensable(db, target, keep)
+        shots = self._dispensable(db, target, keep, entry)
         if not shots:
             return 0
         total = Statistics.of(np.concatenate([rows for _, rows in shots]))
@@ -712,9 +712,9 @@ class Store:
         _drop_rows(db, [shot for shot, _ in shots])
         return len(shots)
 
-    def _forget_to(self, db: sqlite3.Connection, target: str, keep: int) -> int:
+    def _forget_to(self, db: sqlite3.Connection, target: str, keep: int, entry: int) -> int:
         """Forgets, for want of room, what the rest reconstructs best; how many shots."""
-        shots = self._dispensable(db, target, keep)
+        shots = self._dispensable(db, target, keep, entry)
         (kept,) = db.execute(
             "SELECT count(*) FROM shot WHERE class_id = ? AND active = 1 AND folded = 0", (target,)
         ).fetchone()
@@ -738,20 +738,28 @@ class Store:
         return len(shots)
 
     def _dispensable(
-        self, db: sqlite3.Connection, target: str, keep: int
+        self, db: sqlite3.Connection, target: str, keep: int, entry: int
     ) -> list[tuple[str, NDArray[np.int16]]]:
-        """Shots of a class to let go of, so that at most `keep` rows stay."""
+        """Shots of a class to let go of, so that at most `keep` rows stay.
+
+        Those that `entry` mentions only where the others are not enough, so that the teaching
+        under way can be undone; and its newest, which is acknowledged next, last of all.
+        """
         shots = [
-            (shot, _rows(blob, self.dim, self.path))
-            for shot, blob in db.execute(
-                """SELECT id, rows FROM shot WHERE class_id = ? AND active = 1 AND folded = 0
-                ORDER BY id""",
-                (target,),
+            (shot, _rows(blob, self.dim, self.path), bool(spared))
+            for shot, blob, spared in db.execute(
+                """SELECT id, rows, id IN (SELECT key FROM change WHERE entry = ? AND tbl = 'shot')
+                FROM shot WHERE class_id = ? AND active = 1 AND folded = 0 ORDER BY 3, id""",
+                (entry, target),
             )
         ]
-        if keep == 0 or not shots:
-            return shots
-        return [shots[i] for i in dispensable([rows for _, rows in shots], keep)]
+        rows = [row for _, row, _ in shots]
+        total = sum(map(len, rows))
+        for candidates in (sum(not spared for *_, spared in shots), len(shots) - 1):
+            gone = dispensable(rows, keep, candidates) if keep and candidates > 0 else []
+            if gone and total - sum(len(rows[i]) for i in gone) <= keep:
+                return [shots[i][:2] for i in gone]
+        return [shot[:2] for shot in shots] if total > keep else []
 
     # ---- reading --------------------------------------------------------------------------------
 
