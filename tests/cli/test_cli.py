@@ -42,6 +42,7 @@ def accrue(
     monkeypatch.setenv("ACCRUE_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("ACCRUE_BUNDLE", str(tiny_bundle))
     monkeypatch.setenv("ACCRUE_ACTOR", "tester")
+    monkeypatch.setenv("ACCRUE_DUPLICATES", "1")  # flat drawings repeat one another
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
     return lambda *words: Call(capsys, *words)
 

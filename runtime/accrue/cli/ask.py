@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from accrue.cli.classes import Json, JsonLines
-from accrue.cli.output import count, emit, note, one_form, progress, say, table
+from accrue.cli.output import count, emit, note, one_form, progress, say, table, when
 from accrue.cli.session import open_box
 from accrue.errors import error_object
 
 if TYPE_CHECKING:
-    from accrue.service.box import Prediction
+    from accrue.service.box import Explanation, Prediction
     from accrue.service.evaluation import Evaluation
 
 HeadName = Annotated[str | None, typer.Option("--head", help="auto, prototype, gaussian or ridge.")]
@@ -102,13 +102,63 @@ def _answer(answer: Prediction) -> dict[str, Any]:
 
 def _words(answer: Prediction) -> str:
     if answer.verdict == "unknown":
-        return f"unknown (nearest: {answer.label})"
+        return f"unknown (nearest: {answer.label})" if answer.label else "unknown"
     if answer.verdict == "not_ready":
         nearest = f" (nearest: {answer.label})" if answer.label else ""
         return f"not ready{nearest}: teach two classes or more, of a few shots each"
     if answer.verdict == "maybe":
         return "maybe " + " or ".join(other.label for other in answer.alternatives[:3])
     return f"sure: {answer.label}"
+
+
+def why(
+    context: typer.Context,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Photos or folders.")],
+    most: Annotated[int, typer.Option(min=1, metavar="N", help="Shots to name of a class.")] = 3,
+    as_json: Json = False,
+    head: HeadName = None,
+    reject: Reject = None,
+) -> None:
+    """Say what photos show and which taught shots speak for it, and for the runner-up."""
+    told: list[dict[str, Any]] = []
+    failed = False
+    with open_box(context, head=head, reject=reject) as box:
+        paths, _ = _images(images, None)
+        for answer in box.why(paths, most=most):
+            failed |= answer.prediction.error is not None
+            if as_json:
+                told.append(_explained(answer))
+            elif answer.prediction.error is not None:
+                note(f"accrue: {answer.prediction.error.message}")
+            else:
+                _show_reasons(answer)
+    if as_json:
+        emit({"answers": told})
+    if failed:
+        raise typer.Exit(1)
+
+
+def _explained(answer: Explanation) -> dict[str, Any]:
+    if answer.prediction.error is not None:
+        return _answer(answer.prediction)
+    return {
+        **_answer(answer.prediction),
+        "reasons": [asdict(reason) for reason in answer.reasons],
+        "refused": list(answer.refused),
+    }
+
+
+def _show_reasons(answer: Explanation) -> None:
+    say(f"{answer.prediction.source}\t{_words(answer.prediction)}")
+    rows = [
+        (f"{near.cosine:.3f}", reason.label, near.shot.id, when(near.shot.at), near.shot.source)
+        for reason in answer.reasons
+        for near in reason.shots
+    ]
+    if rows:
+        table(["cosine", "class", "shot", "taught", "from"], rows)
+    for label in answer.refused:
+        note(f"not {label}: nearer to what was noted as not {label} than to its shots")
 
 
 def evaluate(

@@ -108,7 +108,15 @@ def _state(settings: Settings) -> Iterator[Check]:
         rows = store.classes()
         shots = sum(row.shots for row in rows)
         yield Check("state", OK, f"{len(rows)} classes, {shots} shots in {store.path}, sound")
+        held, limit = store.held(), settings.memory
+        said = f"rows {_mib(held.rows)}, thumbnails {_mib(held.thumbnails)}"
+        room = f", of {_mib(limit)} in all" if limit else ""
+        yield Check("memory", OK, f"{said}, statistics {_mib(held.statistics)}{room}")
         box.require_same_space()
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:.1f} MiB"
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
