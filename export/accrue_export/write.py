@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from accrue import __version__
 from accrue.bundle import (
@@ -34,12 +35,8 @@ from accrue.errors import BundleError, Conflict, NotFound
 from accrue.vision.decode import decode
 from accrue.vision.encode import MIN_COSINE, OnnxEncoder, golden_check
 from accrue.vision.preprocess import Preprocessor
+from accrue_export.graph import unfit, wrap
 
-OLDEST_OPSET = 13
-FP16_FROM_ELEMENTS = 1_000  # smaller tensors (biases, scales) stay float32: no size, some accuracy
-_FP16_LARGEST = 65_504.0
-_PREFIX = "net/"  # so that no name of the model can be "image" or "embedding"
-_WEIGHTS_LIMIT_BYTES = 2**31 - 2**24  # one protobuf message holds 2 GiB; 16 MiB for the graph
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _FILE_MODE = 0o644
 
@@ -56,6 +53,8 @@ def write_bundle(
     preprocess: Preprocess,
     golden: Sequence[tuple[str, bytes]],
     fp16_weights: bool = False,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
+    text: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle folder; the same arguments give the same bytes of ``encoder.onnx``.
 
@@ -72,6 +71,8 @@ def write_bundle(
         golden: file names (``00.jpg``) and JPEG bytes, at least one.
         fp16_weights: store large weights as float16, half the file. Computing stays float32, and
             the reference embeddings are those of the rounded weights.
+        extra: further files, content by entry name (``text/vocabulary.json``).
+        text: the manifest's ``text``, an object that JSON can hold; its files go into ``extra``.
 
     Raises:
         Conflict: ``out`` exists.
@@ -85,6 +86,8 @@ def write_bundle(
     encoder: bytes = wrapped.SerializeToString(deterministic=True)
     contents = {ENCODER: encoder, "LICENSE.txt": licence_text.encode()}
     contents |= {f"golden/{file}": jpeg for file, jpeg in golden}
+    _check_extra(extra, {*contents, GOLDEN_EMBEDDINGS})
+    contents |= extra
     encoder_sha256 = hashlib.sha256(encoder).hexdigest()
 
     def manifest() -> Manifest:
@@ -102,6 +105,7 @@ def write_bundle(
                 for file, content in contents.items()
             },
             producer={"accrue": __version__, "onnx": onnx.__version__},
+            text=text,
         )
 
     with _temporary_folder(out) as folder:
@@ -159,172 +163,6 @@ def pack(bundle_dir: Path, out_file: Path) -> Bundle:
     return packed
 
 
-def wrap(
-    model: onnx.ModelProto, preprocess: Preprocess, *, fp16_weights: bool = False
-) -> tuple[onnx.ModelProto, int]:
-    """The model with uint8 NHWC ``image`` in and unit-norm float32 ``embedding`` out, and its dim.
-
-    Raises:
-        BundleError: the model has another signature, an old opset or weights outside the file.
-    """
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < OLDEST_OPSET:
-        raise _unfit(f"it uses opset {opset}", f"at least {OLDEST_OPSET}")
-    size = preprocess.crop
-    source_name = _only_input(model, size)
-    result_name, dim = _only_output(model)
-    inner = onnx.compose.add_prefix(model, _PREFIX)
-    graph = inner.graph
-    mean = np.array(preprocess.mean, np.float64) * 255
-    std = np.array(preprocess.std, np.float64) * 255
-    # Cast comes first: TensorRT refuses to transpose uint8.
-    before = [
-        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),  # (n, 3, H, W)
-        helper.make_node("Sub", ["planes", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "std"], [_PREFIX + source_name]),
-    ]
-    after = [
-        helper.make_node("Flatten", [_PREFIX + result_name], ["features"], axis=1),  # (n, dim)
-        helper.make_node("LpNormalization", ["features"], ["embedding"], axis=1, p=2),
-    ]
-    initializers = [_plain(tensor) for tensor in graph.initializer]
-    casts: list[onnx.NodeProto] = []
-    if fp16_weights:
-        initializers, casts = _halved(initializers)
-    for key, values in (("mean", mean), ("std", std)):
-        shaped = values.astype(np.float32).reshape(1, 3, 1, 1)
-        initializers.append(numpy_helper.from_array(shaped, key))
-    weights = sum(len(tensor.raw_data) for tensor in initializers)
-    if weights > _WEIGHTS_LIMIT_BYTES:
-        raise _unfit(f"its weights have {weights:,} bytes", f"at most {_WEIGHTS_LIMIT_BYTES:,}")
-    nodes = [*casts, *before, *graph.node, *after]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", size, size, 3])
-    embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dim])
-    # value_info is left out: it may hold the fixed batch size of the export.
-    outer = helper.make_graph(nodes, "encoder", [image], [embedding], initializers)
-    wrapped = helper.make_model(
-        outer,
-        opset_imports=list(inner.opset_import),
-        functions=list(inner.functions),
-        ir_version=inner.ir_version,
-        producer_name="accrue",
-    )
-    _strip(wrapped.graph.node)
-    for function in wrapped.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        del function.value_info[:]
-        _strip(function.node)
-    try:
-        onnx.checker.check_model(wrapped)
-    except onnx.checker.ValidationError as error:
-        raise _unfit(" ".join(str(error).split()), "a valid ONNX model") from error
-    return wrapped, dim
-
-
-def _only_input(model: onnx.ModelProto, size: int) -> str:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [i for i in model.graph.input if i.name not in constants]
-    expected = f"one float32 input (batch, 3, {size}, {size})"
-    if len(inputs) != 1:
-        raise _unfit(f"its inputs are {', '.join(i.name for i in inputs) or 'none'}", expected)
-    kind, shape = _type_of(inputs[0])
-    sides = [side for side in shape[2:] if side is not None]
-    if (
-        kind != TensorProto.FLOAT
-        or len(shape) != 4
-        or shape[1] not in (3, None)
-        or any(side != size for side in sides)
-    ):
-        raise _unfit(f"its input is {_described(inputs[0])}", expected)
-    name: str = inputs[0].name
-    return name
-
-
-def _only_output(model: onnx.ModelProto) -> tuple[str, int]:
-    expected = "one float32 output (batch, dim) or (batch, dim, 1, 1)"
-    if len(model.graph.output) != 1:
-        raise _unfit(f"its outputs are {', '.join(o.name for o in model.graph.output)}", expected)
-    output = model.graph.output[0]
-    kind, shape = _type_of(output)
-    if len(shape) < 2 or shape[1] is None:
-        try:
-            output = onnx.shape_inference.infer_shapes(model).graph.output[0]
-        except onnx.shape_inference.InferenceError as error:
-            raise _unfit(" ".join(str(error).split()), "a valid ONNX model") from error
-        kind, shape = _type_of(output)
-    if (
-        kind != TensorProto.FLOAT
-        or len(shape) not in (2, 4)
-        or not shape[1]
-        or any(side != 1 for side in shape[2:])
-    ):
-        raise _unfit(f"its output is {_described(output)}", expected)
-    return output.name, shape[1]
-
-
-def _type_of(value: onnx.ValueInfoProto) -> tuple[int, list[int | None]]:
-    tensor = value.type.tensor_type
-    return tensor.elem_type, [
-        d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim
-    ]
-
-
-def _described(value: onnx.ValueInfoProto) -> str:
-    kind, shape = _type_of(value)
-    sides = ", ".join("?" if side is None else str(side) for side in shape)
-    kind_name: str = TensorProto.DataType.Name(kind)
-    return f"{value.name}: {kind_name.lower()} ({sides})"
-
-
-def _plain(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """One representation per value: raw bytes, and nothing about where it was exported."""
-    if tensor.data_location == TensorProto.EXTERNAL:
-        raise _unfit(f"{tensor.name} lies outside the file", "all weights loaded (onnx.load)")
-    if not tensor.HasField("raw_data"):
-        return numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
-    copied = onnx.TensorProto()
-    copied.CopyFrom(tensor)
-    copied.doc_string = ""
-    del copied.metadata_props[:]
-    return copied
-
-
-def _halved(
-    tensors: Sequence[onnx.TensorProto],
-) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
-    """Large float32 tensors as float16, each with a Cast back, which ONNX Runtime folds."""
-    kept, casts = [], []
-    for tensor in tensors:
-        values = numpy_helper.to_array(tensor)
-        if (
-            values.dtype != np.float32
-            or values.size <= FP16_FROM_ELEMENTS
-            or np.abs(values).max() > _FP16_LARGEST
-        ):
-            kept.append(tensor)
-            continue
-        half = f"{tensor.name}.fp16"
-        kept.append(numpy_helper.from_array(values.astype(np.float16), half))
-        casts.append(helper.make_node("Cast", [half], [tensor.name], to=TensorProto.FLOAT))
-    return kept, casts
-
-
-def _strip(nodes: Sequence[onnx.NodeProto]) -> None:
-    """Removes what exporters note on nodes: stack traces with the paths of their machine."""
-    for node in nodes:
-        node.doc_string = ""
-        del node.metadata_props[:]
-        for attribute in node.attribute:
-            attribute.doc_string = ""
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                graph.doc_string = ""
-                del graph.metadata_props[:]
-                del graph.value_info[:]
-                _strip(graph.node)
-
-
 def _check_golden(golden: Sequence[tuple[str, bytes]]) -> None:
     names = [name for name, _ in golden]
     if not names or len(set(names)) != len(names):
@@ -340,6 +178,16 @@ def _check_golden(golden: Sequence[tuple[str, bytes]]) -> None:
             raise BundleError(f"golden image {name} is no JPEG", found=name)
 
 
+def _check_extra(extra: Mapping[str, bytes], taken: set[str]) -> None:
+    for name in extra:
+        if not is_entry_name(name) or name in taken:
+            raise BundleError(
+                f"a further file is named {name!r}; expected a plain relative path that the "
+                "bundle does not use itself",
+                found=name,
+            )
+
+
 def _check_batches(
     encoder: OnnxEncoder, inputs: NDArray[np.uint8], single: NDArray[np.float32]
 ) -> None:
@@ -348,23 +196,14 @@ def _check_batches(
     try:
         together = encoder.encode_prepared(pair)
     except BundleError as error:
-        raise _unfit(
+        raise unfit(
             f"it cannot encode two images at once ({error.fields['found']})", "a dynamic batch"
         ) from error
     worst = float((together * single[[0, len(inputs) - 1]]).sum(axis=1).min())
     if worst < MIN_COSINE:
-        raise _unfit(
+        raise unfit(
             f"an image has cosine {worst:.6f} to itself in a batch of two", "a dynamic batch"
         )
-
-
-def _unfit(found: str, expected: str) -> BundleError:
-    return BundleError(
-        f"model cannot become a bundle: {found}; expected {expected}",
-        hint="export the model to ONNX anew",
-        found=found,
-        expected=expected,
-    )
 
 
 def _npy(embeddings: NDArray[np.float32]) -> bytes:
@@ -405,7 +244,7 @@ def _cannot_write(out: Path, error: OSError) -> BundleError:
 def _write_files(folder: Path, contents: dict[str, bytes], manifest: Manifest) -> None:
     for name, content in {**contents, MANIFEST: _manifest_bytes(manifest)}.items():
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
 
