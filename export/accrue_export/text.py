@@ -290,7 +290,7 @@ def _export(model: Any, context: int) -> tuple[bytes, int]:
             f"{type(model).__name__} has no text tower", hint=_NO_TEXT, found=type(model).__name__
         )
 
-    class Tower(torch.nn.Module):
+    class Tower(torch.nn.Module):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
             self.model = model

@@ -146,14 +146,14 @@ def teach(
     from accrue.vision.sources import image_paths
 
     one_form(as_json, as_lines)
+    if prompt is not None and not by_name:
+        raise UsageError("--prompt says what --by-name goes by", hint="add --by-name")
     if not files and not by_name:
         raise UsageError(
             "nothing to teach from: neither photos nor --by-name",
             hint='name photos, or let it learn from the name: accrue class teach "hex bolt" '
             "--by-name",
         )
-    if prompt is not None and not by_name:
-        raise UsageError("--prompt says what --by-name goes by", hint="add --by-name")
     paths = [path for file in files or () for path in image_paths(Path(file))]
     taught: list[str] = []
     refused: list[dict[str, Any]] = []

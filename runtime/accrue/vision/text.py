@@ -128,7 +128,7 @@ def _spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-CLEANING = {
+CLEANING: dict[str, Callable[[str], str]] = {
     "whitespace": _spaced,
     "lower": lambda text: _spaced(text).lower(),
     "canonicalize": lambda text: _spaced(text.replace("_", " ").translate(_PUNCTUATION).lower()),
@@ -211,7 +211,8 @@ class TextTower:
         length = np.linalg.norm(mean)
         if not length > 0:
             raise self._broken(TOWER, f"the vectors of {_short(names[0])} cancel out")
-        return (mean / length).astype(np.float32)
+        unit: Vectors = (mean / length).astype(np.float32)
+        return unit
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Unit-norm float32 (n, dim) of texts as they are.
