@@ -300,15 +300,19 @@ def _export(model: Any, context: int) -> tuple[bytes, int]:
 
     tokens = torch.zeros(2, context, dtype=torch.int64)
     batch = torch.export.Dim("batch", min=1, max=1024)
-    with torch.no_grad():
-        program = torch.onnx.export(
-            Tower().eval(),
-            (tokens,),
-            dynamo=True,
-            opset_version=_OPSET,
-            dynamic_shapes={"tokens": {0: batch}},
-            verbose=False,
-        )
+    try:
+        with torch.no_grad():
+            program = torch.onnx.export(
+                Tower().eval(),
+                (tokens,),
+                dynamo=True,
+                opset_version=_OPSET,
+                dynamic_shapes={"tokens": {0: batch}},
+                verbose=False,
+            )
+    except Exception as error:  # the exporter lets through whatever its stages raise
+        found = " ".join(str(error).split())[:200]
+        raise _cannot(type(model).__name__, f"torch: {found}") from error
     proto: onnx.ModelProto = program.model_proto
     wrapped, dim = wrap_text(proto, context, fp16_weights=True)
     content: bytes = wrapped.SerializeToString(deterministic=True)
