@@ -229,7 +229,7 @@ def test_a_hub_that_cannot_be_reached_says_what_was_sought(monkeypatch: pytest.M
 
 
 def test_a_tokenizer_that_works_in_another_way_is_refused() -> None:
-    with pytest.raises(BundleError, match="its tokenizer is made with .*strip_sep_token"):
+    with pytest.raises(BundleError, match=r"its tokenizer is made with .*strip_sep_token"):
         tokenizer_of("ViT-H-14-CLIPA")
 
 

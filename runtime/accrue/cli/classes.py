@@ -75,14 +75,15 @@ def list_classes(context: typer.Context, as_json: Json = False) -> None:
         elif not rows:
             note("no class has been taught yet; teach one: accrue class teach NAME FILE...")
         else:
+            named = any(row.prompt is not None for row in rows)
             table(
-                ["class", "shots", "rows", "by name", "digest", "since"],
+                ["class", "shots", "rows", *["by name"] * named, "digest", "since"],
                 [
                     (
                         row.name,
                         row.shots,
                         learned.state.count(row.id),
-                        "-" if row.prompt is None else "yes",
+                        *["-" if row.prompt is None else "yes"] * named,
                         _class(row, learned)["digest"][:12] if row.id in learned.state else "-",
                         when(row.created_at),
                     )
