@@ -18,7 +18,7 @@ from accrue_export.steps import Step, shown
 
 if TYPE_CHECKING:
     from accrue.bundle import Bundle
-    from accrue_export.ladder import Ladder
+    from accrue_export.ladder import Ladder, Photos
 
 EPILOG = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 5 conflict, 6 refused by a quality gate."
 INTERRUPTED = 130
@@ -252,7 +252,7 @@ def compare(
     _say_accuracy(ladders)
 
 
-def _measured(path: Path, photos: Any) -> Ladder:
+def _measured(path: Path, photos: tuple[Photos, Photos] | None) -> Ladder:
     from accrue.bundle import Bundle
     from accrue_export.ladder import check, climb
 
@@ -260,7 +260,7 @@ def _measured(path: Path, photos: Any) -> Ladder:
     ladder = check(bundle, shown)
     if photos:
         with progress() as update:
-            climb(bundle, *photos, ladder, update)
+            climb(bundle, photos[0], photos[1], ladder, update)
         if ladder.refused:
             note(f"left out: {count(len(ladder.refused), 'photo')}, such as: {ladder.refused[0]}")
     return ladder
@@ -303,8 +303,8 @@ def _say_accuracy(ladders: Sequence[Ladder]) -> None:
             ]
             rows.append((ladder.name, head, *shares, *halves, f"{ladder.latency_ms:g}"))
     shots = [count(n, "shot") for n in first.accuracy]
-    split = ("base before", "base", "new", "harmonic")
-    table(("encoder", "head", *shots, *split, "ms an image"), rows)
+    halves = ["base before", "base", "new", "harmonic"]
+    table(("encoder", "head", *shots, *halves, "ms an image"), rows)
 
 
 def _write(out: Path, *, licence: str, accepted: str, text: str, **arguments: Any) -> Bundle:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from accrue.bundle import Preprocess
@@ -30,7 +29,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise NotFound(f"no ONNX file {path}", path=str(path))
     try:
         model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError) as error:
+    except Exception as error:  # protobuf's error has another home in every version
         raise BundleError(
             f"{path} is no ONNX model: {' '.join(str(error).split())}", path=str(path)
         ) from error

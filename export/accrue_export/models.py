@@ -231,7 +231,7 @@ def _open_clip_tower(request: Request, name: str) -> Tower:
         activations = {one: (bool(c.get("quick_gelu")),) for one, c in configs.items()}
         _need_agreement(request, name, "activation functions", activations, "")
     (mean, std, interpolation, mode), how = _agreed(request, name, choices)
-    quick = next(iter(configs.values()), {}).get("quick_gelu", False)
+    quick = any(config.get("quick_gelu") for config in configs.values())
     clip = _new_clip(request, name, quick_gelu=bool(quick) and request.seed is None)
     source = f"open_clip {name}, random weights, seed {request.seed}"
     text = ""
@@ -608,7 +608,7 @@ def _hub_licence(repo: str) -> str:
     from huggingface_hub import model_info
 
     try:
-        card = model_info(repo).card_data
+        card: Any = model_info(repo).card_data
     except Exception:  # then the caller has to say it
         return ""
     found = (card or {}).get("license") or ""
@@ -621,7 +621,7 @@ def _hub_licence(repo: str) -> str:
 def _ImageOnly(clip: Any) -> Any:  # noqa: N802  a module, made late because torch is imported late
     import torch
 
-    class ImageOnly(torch.nn.Module):
+    class ImageOnly(torch.nn.Module):  # type: ignore[misc]  # Any where torch is absent
         """The image tower; of towers that also give their tokens, the pooled embedding alone."""
 
         def __init__(self, visual: Any) -> None:

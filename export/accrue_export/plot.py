@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accrue.errors import AccrueError, BundleError, UsageError
 from accrue_export.ladder import Ladder
@@ -27,7 +28,7 @@ def draw(ladders: Sequence[Ladder], out: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise AccrueError("matplotlib is missing", hint='pip install "accrue[export]"') from error
-    settings = {"svg.hashsalt": "accrue", "svg.fonttype": "path", "font.size": 9}
+    settings: Any = {"svg.hashsalt": "accrue", "svg.fonttype": "path", "font.size": 9}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(8, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
