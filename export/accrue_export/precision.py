@@ -16,21 +16,25 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 
 from accrue_export.graph import FP16_LARGEST, unfit
 
-# Products with accumulation, and what only moves or bounds values.
 # fmt: off
-HALF = frozenset({
-    "Add", "Clip", "Concat", "Conv", "ConvTranspose", "Dropout", "Einsum", "Expand", "Flatten",
-    "Gather", "Gemm", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "Max",
-    "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pad", "Relu", "Reshape", "Sigmoid", "Slice",
-    "Split", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where",
+# What bears the load is computed in float16,
+WORK = frozenset({
+    "Add", "Conv", "ConvTranspose", "Einsum", "Gemm", "HardSigmoid", "HardSwish", "MatMul", "Mul",
+    "PRelu", "Sigmoid", "Sub", "Tanh",
+})
+# and what only moves, chooses or bounds values takes them as they come.
+FOLLOW = frozenset({
+    "Clip", "Concat", "Dropout", "Expand", "Flatten", "Gather", "Identity", "LeakyRelu", "Max",
+    "MaxPool", "Min", "Neg", "Pad", "Relu", "Reshape", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
 _ELEMENTWISE = frozenset({"Add", "Mul", "Neg", "Sub"})
 # Squares, sums and what undoes them: 256 * 256 is beyond float16, and 1e-6 is nearly nothing in it.
 # fmt: off
 _SENSITIVE = frozenset({
-    "Exp", "GlobalAveragePool", "Log", "LpNormalization", "Pow", "Reciprocal", "ReduceL1",
-    "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Sqrt",
+    "Div", "Exp", "GlobalAveragePool", "Log", "LpNormalization", "Pow", "Reciprocal",
+    "ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Sqrt",
 })
 # fmt: on
 
@@ -167,17 +171,25 @@ def _half_nodes(
         square = node.op_type == "Mul" and len(set(node.input)) == 1
         return square or not _SENSITIVE.isdisjoint([*before, *after])
 
-    return {
-        i
-        for i, node in enumerate(graph.node)
-        if node.op_type in HALF
-        and node.domain in ("", "ai.onnx")
-        and node.output[0] in floats
-        and large.isdisjoint(node.input)
-        and captured.isdisjoint(node.output)
-        and not sensitive(node)
-        and (grouped or not any(a.name == "group" and a.i > 1 for a in node.attribute))
-    }
+    def may(node: onnx.NodeProto) -> bool:
+        return (
+            node.domain in ("", "ai.onnx")
+            and node.output[0] in floats
+            and large.isdisjoint(node.input)
+            and captured.isdisjoint(node.output)
+            and not sensitive(node)
+            and (grouped or not any(a.name == "group" and a.i > 1 for a in node.attribute))
+        )
+
+    chosen: set[int] = set()
+    half_values: set[str] = set()
+    for i, node in enumerate(graph.node):  # in the order of computing: inputs are decided
+        made = [name for name in node.input if name in floats and name in makers]
+        follows = node.op_type in FOLLOW and bool(made) and half_values.issuperset(made)
+        if (node.op_type in WORK or follows) and may(node):
+            chosen.add(i)
+            half_values |= floats.intersection(node.output)
+    return chosen
 
 
 def _captured(graph: onnx.GraphProto) -> Iterator[str]:

@@ -169,7 +169,7 @@ def test_an_encoder_that_overflows_in_float16_is_refused_and_nothing_is_written(
         "preprocess": PREPROCESS,
         "golden": golden_images(),
     }
-    with pytest.raises(Refused, match=r"in float16 .* least cosine of nan .*expected 0\.999") as raised:
+    with pytest.raises(Refused, match=r"in float16 .* cosine of nan .*expected 0\.999") as raised:
         write_bundle(tmp_path / "b", fp16=True, **arguments)  # type: ignore[arg-type]
     assert "--no-fp16" in raised.value.hint
     assert raised.value.exit_code == 6
