@@ -12,12 +12,10 @@ pytest.importorskip(
     "torch", reason="torch is missing: ./tools/test installs requirements/export.txt"
 )
 
-from accrue.bundle import Bundle
-from accrue.vision.decode import decode
-from accrue.vision.preprocess import Preprocessor
-from accrue_export import golden_images, models, write_bundle
+from export_cases import SEED, prepared_images
 
-SEED = 0
+from accrue.bundle import Bundle
+from accrue_export import golden_images, models, write_bundle
 
 
 @pytest.fixture(scope="session")
@@ -54,14 +52,3 @@ def _build(model: str, out: Path) -> Path:
     prepared = prepared_images(Bundle.open(out))
     np.save(out.parent / f"{model}.torch.npy", models.features(tower, prepared))
     return out
-
-
-def prepared_images(bundle: Bundle) -> np.ndarray:
-    """The golden images as the network's input, uint8 (n, size, size, 3)."""
-    exact = Preprocessor(bundle.manifest.preprocess).exact
-    return np.stack([exact(decode(jpeg, name=name)) for name, jpeg, _ in bundle.golden()])
-
-
-def torch_features(path: Path) -> np.ndarray:
-    """What the torch module gave for `prepared_images` when `built_bundle` exported it."""
-    return np.load(path.parent / f"{path.name}.torch.npy")

@@ -13,14 +13,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from export_cases import SEED, prepared_images, torch_features
 
 from accrue.bundle import Bundle
-from accrue.errors import AccrueError, BundleError, NotFound, UsageError
+from accrue.errors import AccrueError, BundleError, NotFound
 from accrue_export import models
 from accrue_export.catalogue import known, open_clip_licence
 from accrue_export.cli import main
 from accrue_export.parity import parity, run_onnx
-from conftest import SEED, prepared_images, torch_features
 
 ARCHITECTURES = ["MobileCLIP2-S0", "MobileCLIP-S1", "ViT-B-16", "mobilenetv4_conv_small"]
 SMALL = "mobilenetv4_conv_small"  # the quickest; for what does not depend on the architecture
@@ -231,9 +231,9 @@ def test_without_a_network_it_says_what_was_sought_and_how_to_bring_it(
     tmp_path: Path, words: tuple[str, ...], sought: str
 ) -> None:
     """A hub that nobody answers for: one line and a hint, exit 3, nothing written."""
+    command = [sys.executable, "-W", "ignore", "-m", "accrue_export.cli", "build", *words]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "accrue_export.cli", "build", *words]
-        + ["-o", str(tmp_path / "b")],
+        [*command, "-o", str(tmp_path / "b")],
         capture_output=True,
         text=True,
         check=False,
@@ -256,17 +256,6 @@ def test_restricted_weights_name_what_to_type_before_anything_is_fetched(
     text = line(capsys)
     assert "under apple-amlr, which may limit" in text
     assert "--accept-licence apple-amlr" in text
-
-
-def test_an_unknown_licence_has_to_be_said(
-    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing is taken as free because nothing was found."""
-    words = ["build", "EVA02-B-16", "--pretrained", "merged2b_s8b_b131k"]
-    words += ["--weights", str(tiny_weights)]
-    with pytest.raises((UsageError, BundleError)):
-        models.load(models.Request("EVA02-B-16", tag="merged2b_s8b_b131k", weights=tiny_weights))
-    assert open_clip_licence("EVA02-B-16", "merged2b_s8b_b131k") == ""
 
 
 def test_nothing_but_our_errors_leaves_the_loading(tmp_path: Path) -> None:
