@@ -30,6 +30,7 @@ from accrue.vision.text import (
     name_key,
 )
 from accrue_export.graph import wrap_text
+from accrue_export.models import HUB, OPSET
 
 LICENCE = "text/LICENSE.txt"
 TEMPLATES = (
@@ -40,7 +41,6 @@ TEMPLATES = (
 )
 MIN_TEXT_COSINE = 0.99999  # of the ONNX tower to torch's
 PARITY_TEXTS = 32
-_OPSET = 18
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _NO_TEXT = "leave the text part out (--no-text)"
 # What CLIP's tokenizer splits a text into before it merges bytes; open_clip's SimpleTokenizer.
@@ -98,7 +98,7 @@ def tokenizer_of(model_name: str, folder: Path | None = None) -> Tokenizer:
     """The tokenizer of one of open_clip's models.
 
     Args:
-        model_name: as open_clip knows it.
+        model_name: as open_clip knows it, or ``hf-hub:OWNER/NAME``.
         folder: with tokenizer.json and tokenizer_config.json, for a model whose tokenizer lies on
             a hub that cannot be reached.
 
@@ -106,12 +106,7 @@ def tokenizer_of(model_name: str, folder: Path | None = None) -> Tokenizer:
         NotFound: no such model, or the hub or folder does not have the files.
         BundleError: the model's way of making tokens cannot be had from these files.
     """
-    import open_clip
-
-    config = open_clip.get_model_config(model_name)
-    if config is None:
-        raise NotFound(f"open_clip has no model {model_name!r}", found=model_name)
-    text = config["text_cfg"]
+    text = _text_config(model_name)
     context = int(text.get("context_length", 77))
     options = dict(text.get("tokenizer_kwargs", {}))
     hub = text.get("hf_tokenizer_name")
@@ -122,7 +117,7 @@ def tokenizer_of(model_name: str, folder: Path | None = None) -> Tokenizer:
     how = options.pop("clean", "whitespace")
     if options or how not in CLEANING:
         raise _cannot(model_name, f"its tokenizer is made with {text['tokenizer_kwargs']}")
-    paths = _local(folder) if folder is not None else _from_hub(hub)
+    paths = _local(folder) if folder is not None else _fetched(hub, _TOKENIZER_FILES)
     content = paths[0].read_bytes()
     settings = json.loads(paths[1].read_text(encoding="utf-8"))
     return _hub_tokenizer(model_name, content, settings, clean=how, context=context, source=hub)
@@ -196,12 +191,26 @@ def _local(folder: Path) -> list[Path]:
     return paths
 
 
-def _from_hub(hub: str) -> list[Path]:
+def _text_config(model_name: str) -> dict[str, Any]:
+    import open_clip
+
+    if model_name.startswith(HUB):
+        (path,) = _fetched(model_name[len(HUB) :], ("open_clip_config.json",))
+        config = json.loads(path.read_text(encoding="utf-8")).get("model_cfg", {})
+    else:
+        config = open_clip.get_model_config(model_name.replace("/", "-"))
+    if config is None:
+        raise NotFound(f"open_clip has no model {model_name!r}", found=model_name)
+    found: dict[str, Any] = config.get("text_cfg", {})
+    return found
+
+
+def _fetched(hub: str, names: Sequence[str]) -> list[Path]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     found = []
-    for name in _TOKENIZER_FILES:
+    for name in names:
         try:
             found.append(Path(hf_hub_download(hub, name)))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -306,7 +315,7 @@ def _export(model: Any, context: int) -> tuple[bytes, int]:
                 Tower().eval(),
                 (tokens,),
                 dynamo=True,
-                opset_version=_OPSET,
+                opset_version=OPSET,
                 dynamic_shapes={"tokens": {0: batch}},
                 verbose=False,
             )
