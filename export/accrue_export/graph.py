@@ -179,7 +179,8 @@ def _only_input(model: onnx.ModelProto, size: int) -> str:
         or shape[1] not in (3, None)
         or any(side != size for side in sides)
     ):
-        raise unfit(f"its input is {_described(inputs[0])}", expected)
+        last = ", channels last" if len(shape) == 4 and shape[3] == 3 else ""
+        raise unfit(f"its input is {_described(inputs[0])}{last}", expected)
     name: str = inputs[0].name
     return name
 
