@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from accrue.bundle import Bundle, default_bundle_path
 from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, StoreCorrupt
-from accrue.learn import SCALE, Calibration, Choice, Decision, State, choose, quantise
+from accrue.learn import Calibration, Choice, Decision, State, choose, quantise
 from accrue.learn.statistics import Rows
 from accrue.service.settings import Settings
 from accrue.store import (
@@ -29,6 +29,7 @@ from accrue.store import (
     Teaching,
     backup,
     clean_name,
+    clean_prompt,
     read_info,
     restore,
 )
@@ -194,7 +195,8 @@ class Box:
                     state.add_statistics(found.id, found.folded)
                 shots += [(found.id, rows) for _, rows in found.by_shot()]
                 if found.text is not None:
-                    texts[found.id] = found.text.astype(np.float64) / SCALE
+                    row = found.text.astype(np.float64)
+                    texts[found.id] = row / np.linalg.norm(row)
             self._learned = (revision, Learned(state, shots, names, self.settings, texts))
         return self._learned[1]
 
@@ -241,6 +243,7 @@ class Box:
             AccrueError: the package tokenizers is missing, and the name is not in the vocabulary.
         """
         name = clean_name(name)
+        prompt = None if prompt is None else clean_prompt(prompt)
         self.require_same_space()
         if prompt is None:
             vector = self.text_encoder.embed([name])

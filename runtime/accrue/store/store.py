@@ -33,13 +33,12 @@ from accrue.store import journal
 from accrue.store.database import FILE_NAME, Database
 from accrue.store.failures import corrupt
 from accrue.store.journal import Recorder
-from accrue.store.names import class_id, class_key, clean_name, shown
+from accrue.store.names import class_id, class_key, clean_name, clean_prompt, shown
 from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Shot, Teaching
 from accrue.store.schema import MIGRATIONS, check_version, migrate
 
 DEFAULT_CLASS_SET = "default"
 DEFAULT_BUDGET_ROWS = 1000  # per class: 1 MB at 512 dimensions
-PROMPT_LIMIT = 1_000  # characters; a text tower reads far fewer
 BUDGET_LIMIT_ROWS = 2**23  # more could not be summed exactly
 _KEPT_SHARE = 0.9  # of the budget once it is exceeded: one fold for many shots, not one for each
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32
@@ -297,16 +296,10 @@ class Store:
                 too long or cannot be printed.
         """
         name = clean_name(name)
-        prompt = name if prompt is None else " ".join(prompt.split())
-        if not (0 < len(prompt) <= PROMPT_LIMIT and prompt.isprintable()):
-            raise UsageError(
-                f"prompt {shown(prompt)} of {len(prompt):,} characters; expected one line of "
-                f"1 to {PROMPT_LIMIT:,} that can be printed",
-                hint='for example: --prompt "a photo of a rusty hex bolt"',
-                found=len(prompt),
-                expected=PROMPT_LIMIT,
-            )
+        prompt = name if prompt is None else clean_prompt(prompt)
         row = check_rows(np.asarray(text)[None], self.dim)
+        if not row.any():
+            raise RowsError("a text of length zero; expected a unit vector from quantise()")
         with self._database.atomic() as db:
             at = self._clock()
             recorder = journal.open_entry(db, "teach", summary="", actor=_text(actor), at=at)
