@@ -172,7 +172,7 @@ def features(tower: Tower, prepared: NDArray[np.uint8]) -> NDArray[np.float32]:
 def dim_of(tower: Tower) -> int:
     """Values of an embedding."""
     size = tower.preprocess.crop
-    return features(tower, np.zeros((1, size, size, 3), np.uint8)).shape[1]
+    return len(features(tower, np.zeros((1, size, size, 3), np.uint8))[0])
 
 
 def versions() -> dict[str, str]:
