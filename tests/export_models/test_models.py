@@ -24,6 +24,7 @@ from accrue_export.parity import parity, run_onnx
 
 ARCHITECTURES = ["MobileCLIP2-S0", "MobileCLIP-S1", "ViT-B-16", "mobilenetv4_conv_small"]
 SMALL = "mobilenetv4_conv_small"  # the quickest; for what does not depend on the architecture
+pytestmark = pytest.mark.timeout(900)  # a ViT-B/16 takes minutes on two busy cores
 TINY_VIT = "test_vit"  # of timm, for its own tests: 0.4 million parameters
 
 
@@ -35,7 +36,7 @@ def call(*words: str) -> int:
 
 def line(capsys: pytest.CaptureFixture[str]) -> str:
     """The one message: its line and its hint, without the lines of progress."""
-    lines = [text for text in capsys.readouterr().err.splitlines() if "..." not in text[-4:]]
+    lines = [text for text in capsys.readouterr().err.splitlines() if not text.endswith(" ...")]
     assert len(lines) <= 2, lines
     return "\n".join(lines)
 
@@ -240,7 +241,7 @@ def test_without_a_network_it_says_what_was_sought_and_how_to_bring_it(
         env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")},
     )
     assert done.returncode == 3, done.stderr
-    lines = [text for text in done.stderr.splitlines() if not text.endswith("...")]
+    lines = [text for text in done.stderr.splitlines() if not text.endswith(" ...")]
     assert len(lines) == 2, done.stderr
     assert lines[0].startswith(f"accrue-export: cannot fetch {sought} from the hub: ")
     assert "--weights FILE" in lines[1]
