@@ -38,6 +38,7 @@ from accrue.store import (
     Teaching,
     backup,
     clean_name,
+    clean_prompt,
     read_info,
     restore,
     shown,
@@ -46,6 +47,7 @@ from accrue.store.database import FILE_NAME
 from accrue.store.store import Retain
 from accrue.vision.decode import decode
 from accrue.vision.encode import OnnxEncoder
+from accrue.vision.text import TextEncoder
 
 Image = NDArray[np.uint8]
 BATCH = 8
@@ -150,6 +152,7 @@ class Learned:
     Attributes:
         state: the sums. shots: (class id, int16 rows) of each kept shot. names: by class id.
         shot_ids: of each kept shot. refused: int16 rows that are not of a class, by its id.
+        texts: by class id, float64 (dim,) of unit length, of each class that was taught by name.
     """
 
     state: State
@@ -158,6 +161,7 @@ class Learned:
     settings: Settings
     shot_ids: tuple[str, ...] = ()
     refused: Mapping[str, Rows] = field(default_factory=dict)
+    texts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
     def choice(self) -> Choice:
@@ -232,6 +236,10 @@ class Box:
     def encoder(self) -> OnnxEncoder:
         return OnnxEncoder(self.bundle, threads=self.settings.threads or None)
 
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        return TextEncoder(self.bundle, threads=self.settings.threads or None)
+
     def store(self, *, create: bool = False) -> Store:
         """The store for writing. Without `create`, raises NotFound where nothing was taught."""
         if self._store is None or self._store.readonly:
@@ -279,7 +287,7 @@ class Box:
         state = State(store.space_id, store.dim)
         shots: list[tuple[str, Rows]] = []
         shot_ids: list[str] = []
-        names, refused = {}, {}
+        names, refused, texts = {}, {}, {}
         for found in store.rows_by_class():
             names[found.id] = found.name
             state.add(found.id, found.rows)
@@ -289,7 +297,10 @@ class Box:
             shot_ids += found.shot_ids
             if len(found.refused) and found.id in state:
                 refused[found.id] = found.refused
-        return Learned(state, shots, names, self.settings, tuple(shot_ids), refused)
+            if found.text is not None:
+                row = found.text.astype(np.float64)
+                texts[found.id] = row / np.linalg.norm(row)
+        return Learned(state, shots, names, self.settings, tuple(shot_ids), refused, texts)
 
     # ---- teaching and asking --------------------------------------------------------------------
 
@@ -343,6 +354,29 @@ class Box:
             pairs = zip(learned.shot_ids, learned.shots, strict=True)
             kept = [(shot, rows) for shot, (owner, rows) in pairs if owner == class_id]
         return Screen(kept, self.settings.duplicates, self.settings.blur)
+
+    def teach_by_name(self, name: str, prompt: str | None = None) -> Entry:
+        """Teaches a class by its name alone, or by another text about it; again, it replaces that.
+
+        Args:
+            prompt: taken as it is, instead of the name in the bundle's templates.
+
+        Raises:
+            NotFound: the bundle has no text part.
+            UsageError: not a name, or a text that is too long for the text tower.
+            AccrueError: the package tokenizers is missing, and the name is not in the vocabulary.
+        """
+        name = clean_name(name)
+        prompt = None if prompt is None else clean_prompt(prompt)
+        self.require_same_space()
+        if prompt is None:
+            vector = self.text_encoder.embed([name])
+        else:
+            vector = self.text_encoder.tower.embed([prompt])
+        store = self.store(create=True)
+        return store.teach_by_name(
+            name, quantise(vector)[0], prompt=prompt, actor=self.settings.actor
+        )
 
     def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
         """Says what each image shows."""
