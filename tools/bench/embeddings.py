@@ -1,0 +1,189 @@
+"""Embeddings to measure on: read from an `.npz`, or made from folders of photos.
+
+Keys of the file:
+
+| key | form |
+|---|---|
+| `train` | float32 (n, views, dim): one shot a photo, view 0 the photo as it is |
+| `train_labels` | int (n,), from 0 |
+| `test` | float32 (m, views, dim); its views may be fewer |
+| `test_labels` | int (m,) |
+| `names` | text (n_classes,), by label |
+| `text` | optional float32 (n_classes, dim): the vectors of the class names |
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import find_accrue, progress
+from numpy.typing import NDArray
+
+find_accrue()
+
+from accrue.bundle import Bundle  # noqa: E402
+from accrue.vision.decode import decode  # noqa: E402
+from accrue.vision.encode import OnnxEncoder  # noqa: E402
+from accrue.vision.sources import labelled_images  # noqa: E402
+
+Labels = NDArray[np.intp]
+Rows = NDArray[np.float32]
+AT_ONCE = 16  # photos decoded before they are encoded
+KEYS = ("train", "train_labels", "test", "test_labels", "names")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a protocol runs on; keys as in the file."""
+
+    train: Rows
+    train_labels: Labels
+    test: Rows
+    test_labels: Labels
+    names: tuple[str, ...]
+    text: Rows | None = None
+
+    @property
+    def classes(self) -> int:
+        return len(self.names)
+
+    def one_view(self) -> Data:
+        return replace(self, train=self.train[:, :1], test=self.test[:, :1])
+
+    @property
+    def has_views(self) -> bool:
+        return self.train.shape[1] > 1 or self.test.shape[1] > 1
+
+    def digest(self) -> str:
+        """SHA-256 of all of it: results of other data are not mixed with these."""
+        hasher = hashlib.sha256()
+        for part in (self.train, self.train_labels, self.test, self.test_labels, self.text):
+            if part is not None:
+                hasher.update(repr(part.shape).encode() + np.ascontiguousarray(part).tobytes())
+        return hasher.hexdigest()
+
+    def drawn(self, shots: int | None, seed: int, labels: Labels | None = None) -> Labels:
+        """Positions of `shots` training rows of each class, all where it has no more."""
+        labels = self.train_labels if labels is None else labels
+        if shots is None:
+            return np.arange(len(labels))
+        rng = np.random.default_rng(seed)
+        picked = [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
+        return np.sort(np.concatenate(picked))
+
+
+def read(path: Path) -> Data:
+    """Reads an `.npz`; a ValueError says what is missing or of another form."""
+    with np.load(path, allow_pickle=False) as file:
+        missing = [key for key in KEYS if key not in file]
+        if missing:
+            raise ValueError(f"{path}: no {', '.join(missing)}; expected the keys {', '.join(KEYS)}")
+        found = {key: file[key] for key in file.files}
+    data = Data(
+        _views(found["train"]),
+        found["train_labels"].astype(np.intp),
+        _views(found["test"]),
+        found["test_labels"].astype(np.intp),
+        tuple(str(name) for name in found["names"]),
+        found["text"].astype(np.float32) if "text" in found else None,
+    )
+    for part in ("train", "test"):
+        rows, labels = getattr(data, part), getattr(data, f"{part}_labels")
+        if len(rows) != len(labels) or len(rows) == 0:
+            raise ValueError(f"{path}: {len(rows)} rows of {part} with {len(labels)} labels")
+        if labels.min() < 0 or labels.max() >= data.classes:
+            raise ValueError(f"{path}: {part}_labels go to {labels.max()}, {data.classes} names")
+    if data.train.shape[2] != data.test.shape[2]:
+        raise ValueError(f"{path}: train has {data.train.shape[2]} dimensions, test others")
+    if data.text is not None and data.text.shape != (data.classes, data.train.shape[2]):
+        raise ValueError(f"{path}: text is {data.text.shape}; expected one row for each name")
+    return data
+
+
+def _views(rows: NDArray[Any]) -> Rows:
+    return np.asarray(rows[:, None] if rows.ndim == 2 else rows, np.float32)
+
+
+def write(path: Path, data: Data) -> None:
+    parts = {key: getattr(data, key) for key in KEYS if key != "names"}
+    if data.text is not None:
+        parts["text"] = data.text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, names=np.array(data.names), **parts)
+    progress(f"wrote {path}: {data.train.shape} to teach, {data.test.shape} to test")
+
+
+def photos(folder: Path) -> list[tuple[Path, str]]:
+    """(photo, class) of a folder: by `index.csv` (path, fine_label) where there is one, with the
+    names of `classes.csv` beside it, else by the folders below."""
+    index = folder / "index.csv"
+    if not index.exists():
+        return [(path, name) for name, paths in labelled_images(folder).items() for path in paths]
+    names = _names(folder / "classes.csv")
+    with index.open(encoding="utf-8", newline="") as file:
+        return [
+            (folder / row["path"], names.get(row["fine_label"], row["fine_label"]))
+            for row in csv.DictReader(file)
+        ]
+
+
+def _names(listing: Path) -> dict[str, str]:
+    if not listing.exists():
+        return {}
+    with listing.open(encoding="utf-8", newline="") as file:
+        return {row["Class ID (int)"]: row["Class Name (str)"] for row in csv.DictReader(file)}
+
+
+def views_of(image: NDArray[np.uint8], views: int, enrol: bool) -> list[NDArray[np.uint8]]:
+    """The views of a photo, itself first. Here is where more views plug in."""
+    if views == 1:
+        return [image]
+    try:
+        from accrue.vision import views as made
+    except ImportError:
+        raise ValueError(f"--views {views}; this Accrue makes one view of a photo") from None
+    found = made.enrolment_views(image) if enrol else made.prediction_views(image)
+    return list(found)[:views]
+
+
+def embed(
+    bundle: Path, train: Path, test: Path, views: int, test_views: int, threads: int | None
+) -> Data:
+    """Encodes both folders. A class that only the test folder has is kept, and never taught."""
+    encoder = OnnxEncoder(Bundle.open(bundle), threads=threads)
+    short_side = Bundle.open(bundle).manifest.preprocess.resize
+    parts = {"train": photos(train), "test": photos(test)}
+    # named by classes.csv of the training folder wherever the test folder has none of its own
+    names = _names(train / "classes.csv")
+    parts["test"] = [(path, names.get(name, name)) for path, name in parts["test"]]
+    listed = list(names.values()) or sorted({n for part in parts.values() for _, n in part})
+    place = {name: k for k, name in enumerate(listed)}
+    rows: dict[str, Rows] = {}
+    labels: dict[str, Labels] = {}
+    for part, found in parts.items():
+        wanted = views if part == "train" else test_views
+
+        def made(path: Path, n: int = wanted, enrol: bool = part == "train") -> list[Any]:
+            return views_of(decode(path, short_side=short_side), n, enrol)
+
+        rows[part] = np.concatenate(list(_encoded(encoder, [p for p, _ in found], made, part)))
+        labels[part] = np.array([place[name] for _, name in found], np.intp)
+    return Data(rows["train"], labels["train"], rows["test"], labels["test"], tuple(listed))
+
+
+def _encoded(
+    encoder: OnnxEncoder, paths: list[Path], views: Callable[[Path], list[Any]], what: str
+) -> Iterator[Rows]:
+    for at in range(0, len(paths), AT_ONCE):
+        images = [views(path) for path in paths[at : at + AT_ONCE]]
+        each = len(images[0])
+        rows = encoder.encode([view for found in images for view in found])
+        yield rows.reshape(len(images), each, -1)
+        if at // AT_ONCE % 20 == 0:
+            progress(f"{what}: {at + len(images):,} of {len(paths):,} photos")
