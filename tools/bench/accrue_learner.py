@@ -20,6 +20,7 @@ REJECT = 0.05  # share of known objects that may be called unknown
 class AccrueLearner(Peer):
     name = "Accrue"
     paper = "this repository"
+    by_name = False  # whether a class can exist by its text alone
 
     def __init__(self, seed: int = 0, text: Floats | None = None) -> None:
         super().__init__(seed, text)

@@ -83,7 +83,9 @@ def read(path: Path) -> Data:
     with np.load(path, allow_pickle=False) as file:
         missing = [key for key in KEYS if key not in file]
         if missing:
-            raise ValueError(f"{path}: no {', '.join(missing)}; expected the keys {', '.join(KEYS)}")
+            raise ValueError(
+                f"{path}: no {', '.join(missing)}; expected the keys {', '.join(KEYS)}"
+            )
         found = {key: file[key] for key in file.files}
     data = Data(
         _views(found["train"]),

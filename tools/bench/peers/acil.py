@@ -20,6 +20,7 @@ squared length of a feature row; the papers fix it for each encoder.
 from __future__ import annotations
 
 import numpy as np
+
 from peers.base import Floats, Labels, Peer, one_hot
 
 BUFFER = 4096

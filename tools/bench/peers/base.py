@@ -81,6 +81,10 @@ class Peer:
         """Labels (m,)."""
         return np.array(self.classes, np.intp)[self.scores(x).argmax(axis=1)]
 
+    def name_classes(self, labels: list[int]) -> None:
+        """Adds classes that have no rows and exist by their text alone."""
+        self.classes += [c for c in labels if c not in set(self.classes)]
+
     def n_bytes(self) -> int:
         """What the method has to keep to go on learning and to predict."""
         raise NotImplementedError
@@ -140,3 +144,8 @@ def halves(columns: Labels, seed: int) -> tuple[Labels, Labels] | None:
         first += mixed[:middle].tolist()
         second += mixed[middle:].tolist()
     return (np.array(first, np.intp), np.array(second, np.intp)) if second else None
+
+
+def mean_by(hits: NDArray[Any], where: NDArray[np.bool_]) -> float:
+    """Mean of `hits` at `where`; nan where there is nothing."""
+    return float(hits[where].mean()) if where.any() else float("nan")

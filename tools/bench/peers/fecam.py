@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from peers.base import Floats, Labels, Peer, by_class, unit
 
 

@@ -13,6 +13,7 @@ comes again is a new class in that session; its mean runs on.
 from __future__ import annotations
 
 import numpy as np
+
 from peers.base import Floats, Labels, Means, Peer, by_class, unit
 from peers.joint import LinearSvm
 
@@ -21,9 +22,7 @@ class FeTril(Peer):
     name = "FeTrIL"
     paper = "Petit et al., WACV 2023"
 
-    def __init__(
-        self, seed: int = 0, text: Floats | None = None, c: float | None = None
-    ) -> None:
+    def __init__(self, seed: int = 0, text: Floats | None = None, c: float | None = None) -> None:
         super().__init__(seed, text)
         self.means = Means()
         self.c = c

@@ -13,6 +13,7 @@ taught with the other, from the authors' 10^-4 to 10^2. With one row a class the
 from __future__ import annotations
 
 import numpy as np
+
 from peers.base import Floats, Labels, Means, Peer, halves
 
 ALPHAS = 10.0 ** np.arange(-4, 3)
@@ -63,6 +64,8 @@ class Gda(Peer):
         logits: Floats = x @ weights + bias
         if self.text is None:
             return logits
+        by_name = len(self.classes) - logits.shape[1]  # no rows: no evidence to either side
+        logits = np.hstack([logits, np.repeat(logits.mean(axis=1, keepdims=True), by_name, axis=1)])
         mixed: Floats = TEXT_SCALE * x @ self.text[self.classes].T + (self.alpha or 1.0) * logits
         return mixed
 

@@ -13,10 +13,11 @@ import warnings
 from typing import Any, ClassVar
 
 import numpy as np
-from peers.base import Floats, Labels, Peer, by_class, halves
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
+
+from peers.base import Floats, Labels, Peer, by_class, halves
 
 CHOOSE_BY = 5  # rows a class
 
@@ -25,9 +26,7 @@ class _Joint(Peer):
     joint: ClassVar[bool] = True
     CS: ClassVar[tuple[float, ...]]
 
-    def __init__(
-        self, seed: int = 0, text: Floats | None = None, c: float | None = None
-    ) -> None:
+    def __init__(self, seed: int = 0, text: Floats | None = None, c: float | None = None) -> None:
         super().__init__(seed, text)
         self.c = c
         self._given = c

@@ -16,6 +16,7 @@ While there are fewer rows than features, ``W`` is solved from the same rows in 
 from __future__ import annotations
 
 import numpy as np
+
 from peers.acil import RandomFeatures
 from peers.base import Floats, Labels, Peer, one_hot
 

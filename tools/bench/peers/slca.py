@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
 from peers.base import Floats, Labels, Peer, by_class, unit
 
 EPOCHS, PER_CLASS, BATCH = 5, 256, 256

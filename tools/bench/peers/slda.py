@@ -18,6 +18,7 @@ then), and scales by the place in the stream where the exact factor is ``c_y / (
 from __future__ import annotations
 
 import numpy as np
+
 from peers.base import Floats, Labels, Means, Peer, by_class
 
 EPS = 1e-4

@@ -14,6 +14,7 @@ are those of the first session; where all come in one, nothing is calibrated and
 from __future__ import annotations
 
 import numpy as np
+
 from peers.base import Floats, Labels, unit
 from peers.simplecil import SimpleCil
 

@@ -13,6 +13,7 @@ beta 5.5 and alpha 1, the authors' defaults.
 from __future__ import annotations
 
 import numpy as np
+
 from peers.base import Floats, Labels, Peer, one_hot, unit
 
 BETAS = (1.0, 2.5, 5.5, 7.0, 12.0, 20.0, 40.0)

@@ -7,6 +7,7 @@ section 3.1: the reference for classes that exist by name alone. No shots, no hy
 from __future__ import annotations
 
 import numpy as np
+
 from peers.base import Floats, Labels, Peer, unit
 
 
