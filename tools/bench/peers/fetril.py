@@ -38,7 +38,7 @@ class FeTril(Peer):
     def pseudo_features(self, x: Floats, columns: Labels) -> tuple[Floats, Labels]:
         """Of each past class, translated from the nearest class of this session."""
         mu = self.means.mu
-        new = {k: at for k, at in by_class(columns)}
+        new = dict(by_class(columns))
         here = np.array(sorted(new))
         parts, owners = [x[:0]], [columns[:0]]
         for past in sorted(set(range(len(self.classes))) - set(new)):
