@@ -44,9 +44,12 @@ def in_sessions(peer: Peer, rows: Any, labels: Any, *sessions: list[int]) -> Pee
 
 
 @pytest.mark.parametrize("kind", PEERS, ids=lambda kind: kind.name)
-def test_a_peer_learns_in_sessions_and_names_its_columns(kind: type[Peer], test: Split) -> None:
+def test_a_peer_learns_in_sessions_and_names_its_columns(
+    kind: type[Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After two sessions each peer answers most of easy queries rightly, by label and not by
     column, and leaves its input alone."""
+    monkeypatch.setattr(Acil, "BUFFER", 64)
     rows, labels = blobs(0, each=12, positive=True)
     labels = labels * 10 + 3
     before = rows.copy()

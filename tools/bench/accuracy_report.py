@@ -52,7 +52,7 @@ def cell_text(entry: dict[str, Any], protocol: type[Protocol], name: str, spread
         return "-"
     if name.endswith("bytes"):
         return size(value["mean"])
-    if name in protocol.share:
+    if name in protocol.plain:
         return sig(value["mean"])
     text = f"{100 * value['mean']:.1f}"
     return f"{text} ± {100 * value['sd']:.1f}" if spread and entry["seeds"] > 1 else text

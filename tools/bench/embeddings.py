@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 find_accrue()
 
 from accrue.bundle import Bundle  # noqa: E402
+from accrue.service.embeddings import KEYS, Embeddings, read_embeddings  # noqa: E402
 from accrue.vision.decode import decode  # noqa: E402
 from accrue.vision.encode import OnnxEncoder  # noqa: E402
 from accrue.vision.sources import labelled_images  # noqa: E402
@@ -35,19 +36,10 @@ from accrue.vision.sources import labelled_images  # noqa: E402
 Labels = NDArray[np.intp]
 Rows = NDArray[np.float32]
 AT_ONCE = 16  # photos decoded before they are encoded
-KEYS = ("train", "train_labels", "test", "test_labels", "names")
 
 
-@dataclass(frozen=True)
-class Data:
-    """What a protocol runs on; keys as in the file."""
-
-    train: Rows
-    train_labels: Labels
-    test: Rows
-    test_labels: Labels
-    names: tuple[str, ...]
-    text: Rows | None = None
+class Data(Embeddings):
+    """What the protocols run on."""
 
     @property
     def classes(self) -> int:
@@ -68,48 +60,10 @@ class Data:
                 hasher.update(repr(part.shape).encode() + np.ascontiguousarray(part).tobytes())
         return hasher.hexdigest()
 
-    def drawn(self, shots: int | None, seed: int, labels: Labels | None = None) -> Labels:
-        """Positions of `shots` training rows of each class, all where it has no more."""
-        labels = self.train_labels if labels is None else labels
-        if shots is None:
-            return np.arange(len(labels))
-        rng = np.random.default_rng(seed)
-        picked = [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
-        return np.sort(np.concatenate(picked))
-
 
 def read(path: Path) -> Data:
-    """Reads an `.npz`; a ValueError says what is missing or of another form."""
-    with np.load(path, allow_pickle=False) as file:
-        missing = [key for key in KEYS if key not in file]
-        if missing:
-            raise ValueError(
-                f"{path}: no {', '.join(missing)}; expected the keys {', '.join(KEYS)}"
-            )
-        found = {key: file[key] for key in file.files}
-    data = Data(
-        _views(found["train"]),
-        found["train_labels"].astype(np.intp),
-        _views(found["test"]),
-        found["test_labels"].astype(np.intp),
-        tuple(str(name) for name in found["names"]),
-        found["text"].astype(np.float32) if "text" in found else None,
-    )
-    for part in ("train", "test"):
-        rows, labels = getattr(data, part), getattr(data, f"{part}_labels")
-        if len(rows) != len(labels) or len(rows) == 0:
-            raise ValueError(f"{path}: {len(rows)} rows of {part} with {len(labels)} labels")
-        if labels.min() < 0 or labels.max() >= data.classes:
-            raise ValueError(f"{path}: {part}_labels go to {labels.max()}, {data.classes} names")
-    if data.train.shape[2] != data.test.shape[2]:
-        raise ValueError(f"{path}: train has {data.train.shape[2]} dimensions, test others")
-    if data.text is not None and data.text.shape != (data.classes, data.train.shape[2]):
-        raise ValueError(f"{path}: text is {data.text.shape}; expected one row for each name")
-    return data
-
-
-def _views(rows: NDArray[Any]) -> Rows:
-    return np.asarray(rows[:, None] if rows.ndim == 2 else rows, np.float32)
+    """Reads an `.npz`; raises as `accrue.service.embeddings.read_embeddings`."""
+    return Data(**vars(read_embeddings(path)))
 
 
 def write(path: Path, data: Data) -> None:

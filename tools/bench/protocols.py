@@ -18,8 +18,10 @@ from accrue_learner import AccrueLearner
 from embeddings import Data, Labels
 from numpy.typing import NDArray
 from peers import PEERS, Peer, ZeroShot
-from peers.base import Floats, mean_by
+from peers.base import Floats, queries, samples
 from peers.gda import Gda
+
+from accrue.service.protocols import auroc, forgetting, mean_where, mislabelled
 
 Numbers = dict[str, float]
 METHODS: dict[str, type[Peer]] = {kind.name: kind for kind in (AccrueLearner, *PEERS)}
@@ -58,18 +60,24 @@ def accuracy(learner: Peer, data: Data, at: Labels | None = None) -> float:
     return float((learner.predict(data.test[pick]) == data.test_labels[pick]).mean())
 
 
+def harmonic(a: float, b: float) -> float:
+    """Harmonic mean; 0 where one of them is."""
+    return 2 * a * b / (a + b) if a + b > 0 else 0.0
+
+
 class Protocol:
     """One question.
 
     Attributes:
         seeds: at most, where an answer is dear. shown: measurements in the tables, with headings.
+        plain: those of them that are no share of 1.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     seeds: ClassVar[int] = 100
     shown: ClassVar[dict[str, str]]
-    share: ClassVar[tuple[str, ...]] = ()  # of `shown`, those that are no share of 1
+    plain: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -91,7 +99,7 @@ class Shots(Protocol):
     name = "shots"
     about = "k shots a class, drawn by the seed; accuracy on the test photos of taught classes"
     shown: ClassVar = {"accuracy": "accuracy", "fit_s": "fit, s", "class_bytes": "bytes a class"}
-    share = ("fit_s", "class_bytes")
+    plain = ("fit_s", "class_bytes")
 
     def settings(self, data: Data) -> list[str]:
         return [shots_name(k) for k in self.options.shots]
@@ -173,21 +181,17 @@ class Sessions(Protocol):
             right = learner.predict(data.test[tested]) == labels
             so_far.append(float(right.mean()))
             by_session.append(
-                [mean_by(right, np.isin(labels, past)) for past in sessions[: number + 1]]
+                [mean_where(right, np.isin(labels, past)) for past in sessions[: number + 1]]
             )
         base = by_session[-1][0]
-        new = mean_by(right, ~np.isin(labels, sessions[0]))
-        lost = [
-            max(after[j] for after in by_session[j:-1]) - by_session[-1][j]
-            for j in range(len(sessions) - 1)
-        ]
+        new = mean_where(right, ~np.isin(labels, sessions[0]))
         return {
             "last": so_far[-1],
             "average": float(np.mean(so_far)),
-            "forgetting": float(np.nanmean(lost)) if lost else math.nan,
+            "forgetting": forgetting(by_session),
             "base": base,
             "new": new,
-            "harmonic": 2 * base * new / (base + new) if base + new > 0 else 0.0,
+            "harmonic": harmonic(base, new),
             "sessions": len(sessions),
         }
 
@@ -238,7 +242,7 @@ class Streams(Protocol):
             learner.partial_fit(data.train[at], data.train_labels[at])
             tested = np.flatnonzero(np.isin(data.test_labels, learner.classes))
             so_far.append(accuracy(learner, data, tested))
-        return {"last": so_far[-1], "average": float(np.nanmean(so_far))}
+        return {"last": so_far[-1], "average": known_mean(so_far)}
 
 
 class Imbalance(Protocol):
@@ -267,16 +271,16 @@ class Imbalance(Protocol):
         at = rng.permutation(at)
         learner = METHODS[method](seed).fit(data.train[at], data.train_labels[at])
         right = learner.predict(data.test) == data.test_labels
-        third = len(order) // 3
-        groups = {"accuracy": order, "many": order[:third], "few": order[-third:] if third else []}
-        return {
-            name: float(
-                np.nanmean([mean_by(right, data.test_labels == c) for c in group] or [math.nan])
-            )
-            if np.isin(data.test_labels, group).any()
-            else math.nan
-            for name, group in groups.items()
-        }
+        by_class = {c: mean_where(right, data.test_labels == c) for c in order}
+        third = max(1, len(order) // 3)
+        groups = {"accuracy": order, "many": order[:third], "few": order[-third:]}
+        return {name: known_mean([by_class[c] for c in part]) for name, part in groups.items()}
+
+
+def known_mean(values: Sequence[float]) -> float:
+    """Of the values that are no nan; nan where all are."""
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 class BaseToNew(Protocol):
@@ -316,10 +320,8 @@ class BaseToNew(Protocol):
         }
         new = order[len(base) :]
         right["new"] = (new[scores[:, new].argmax(axis=1)] == data.test_labels, ~is_base)
-        found = {name: mean_by(hits, where) for name, (hits, where) in right.items()}
-        total = found["base"] + found["new"]
-        found["harmonic"] = 2 * found["base"] * found["new"] / total if total > 0 else 0.0
-        return found
+        found = {name: mean_where(hits, where) for name, (hits, where) in right.items()}
+        return found | {"harmonic": harmonic(found["base"], found["new"])}
 
 
 class OpenSet(Protocol):
@@ -364,24 +366,14 @@ class OpenSet(Protocol):
             learner = AccrueLearner(seed)
             learner.fit(rows, labels)
             score, refused = learner.known(data.test)
-            found["false_rejects"] = mean_by(refused, is_known)
-            found["caught"] = mean_by(refused, ~is_known)
+            found["false_rejects"] = mean_where(refused, is_known)
+            found["caught"] = mean_where(refused, ~is_known)
         else:
             score = SIMPLE_SCORES[method](rows, labels, data.test)
         found["auroc"] = auroc(score[is_known], score[~is_known])
         threshold = np.quantile(score[is_known], self.REJECT)
         found["false_accepts"] = float((score[~is_known] >= threshold).mean())
         return found
-
-
-def auroc(positive: Floats, negative: Floats) -> float:
-    """Chance that a positive ranks above a negative; ties count half (Mann and Whitney 1947)."""
-    if not len(positive) or not len(negative):
-        return math.nan
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, side="left")
-    upto = np.searchsorted(ordered, positive, side="right")
-    return float((below + upto).mean() / 2 / len(negative))
 
 
 def _gaussian(rows: NDArray[Any], labels: Labels, x: NDArray[Any]) -> Floats:
@@ -413,8 +405,6 @@ def _relative(rows: NDArray[Any], labels: Labels, x: NDArray[Any]) -> Floats:
 def _distances(rows: NDArray[Any], labels: Labels, x: NDArray[Any]) -> tuple[Floats, Floats]:
     """Squared Mahalanobis distance to the nearest class mean and to the mean of all rows, each
     under its covariance, shrunk as by `peers.gda`."""
-    from peers.base import queries, samples
-
     z, owners = samples(rows, labels)
     q = queries(x)
     means = np.stack([z[owners == c].mean(axis=0) for c in np.unique(owners)])
@@ -471,17 +461,6 @@ class Noise(Protocol):
         return found
 
 
-def mislabelled(labels: Labels, share: float, seed: int) -> tuple[Labels, NDArray[np.bool_]]:
-    """Labels of which `share` were changed to another class that there is, and which."""
-    rng = np.random.default_rng(seed)
-    classes = np.unique(labels)
-    wrong = np.zeros(len(labels), bool)
-    wrong[rng.permutation(len(labels))[: round(share * len(labels))]] = True
-    place = np.searchsorted(classes, labels)
-    moved = (place + rng.integers(1, max(len(classes), 2), size=len(labels))) % len(classes)
-    return np.where(wrong, classes[moved], labels), wrong
-
-
 class Invariance(Protocol):
     """The same five shots a class in one batch, and in another order in batches of random size:
     `same`, the share of test photos that get the same label; `off_by`, the largest difference of
@@ -491,7 +470,7 @@ class Invariance(Protocol):
     about = "the same shots in another order and in other batches"
     seeds = 2
     shown: ClassVar = {"same": "same answers", "off_by": "scores off by", "digest": "same digest"}
-    share = ("off_by",)
+    plain = ("off_by",)
     SHOTS: ClassVar[int] = 5
     BATCHES: ClassVar[int] = 4
 

@@ -19,11 +19,12 @@ squared length of a feature row; the papers fix it for each encoder.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from peers.base import Floats, Labels, Peer, one_hot
 
-BUFFER = 4096
 GAMMAS = 10.0 ** np.arange(-4, 3)  # of the mean squared length of a feature row
 
 
@@ -63,15 +64,17 @@ class Acil(Peer):
     name = "ACIL / G-ACIL"
     paper = "Zhuang et al., NeurIPS 2022 and 2024"
     seeded = True
+    BUFFER: ClassVar[int] = 4096
 
     def __init__(
         self,
         seed: int = 0,
         text: Floats | None = None,
-        buffer: int = BUFFER,
+        buffer: int | None = None,
         gamma: float | None = None,
     ) -> None:
         super().__init__(seed, text)
+        buffer = buffer or self.BUFFER
         self.features = RandomFeatures(buffer, seed)
         self.gamma = gamma
         self.weights: Floats = np.zeros((buffer, 0))

@@ -144,8 +144,3 @@ def halves(columns: Labels, seed: int) -> tuple[Labels, Labels] | None:
         first += mixed[:middle].tolist()
         second += mixed[middle:].tolist()
     return (np.array(first, np.intp), np.array(second, np.intp)) if second else None
-
-
-def mean_by(hits: NDArray[Any], where: NDArray[np.bool_]) -> float:
-    """Mean of `hits` at `where`; nan where there is nothing."""
-    return float(hits[where].mean()) if where.any() else float("nan")

@@ -15,12 +15,13 @@ While there are fewer rows than features, ``W`` is solved from the same rows in 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from peers.acil import RandomFeatures
 from peers.base import Floats, Labels, Peer, one_hot
 
-WIDTH = 5000
 RIDGES = 10.0 ** np.arange(-8, 9)
 TRAINED = 0.8  # share of the rows of a session
 
@@ -29,15 +30,17 @@ class RanPac(Peer):
     name = "RanPAC"
     paper = "McDonnell et al., NeurIPS 2023"
     seeded = True
+    WIDTH: ClassVar[int] = 5000
 
     def __init__(
         self,
         seed: int = 0,
         text: Floats | None = None,
-        width: int = WIDTH,
+        width: int | None = None,
         ridge: float | None = None,
     ) -> None:
         super().__init__(seed, text)
+        width = width or self.WIDTH
         self.features = RandomFeatures(width, seed)
         self.ridge = ridge
         self._fixed = ridge is not None
