@@ -194,10 +194,10 @@ def test_relative_mahalanobis_is_the_difference_of_two_distances(data: Data) -> 
 
 def test_noise_finds_wrong_labels_better_than_chance(data: Data) -> None:
     """Of 20 % wrong labels in easy data, nearly all are in the first third of Accrue's list."""
-    found = Noise(Options(shots=(None,))).measure(data, AccrueLearner.name, "20%", 0)
+    found = Noise(Options(shots=(None,))).measure(data, AccrueLearner.name, "20% of all", 0)
     assert found["found"] >= 0.7
     assert found["accuracy"] > 0.6
-    plain = Noise(Options(shots=(None,))).measure(data, "GDA", "20%", 0)
+    plain = Noise(Options(shots=(None,))).measure(data, "GDA", "20% of all", 0)
     assert set(plain) == {"accuracy"}
 
 
@@ -240,11 +240,11 @@ def run(*words: Any) -> int:
 def test_a_run_writes_everything_goes_on_and_measures_again(
     data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Table, CSV, JSON, Markdown and plots; a second run measures nothing, `--again` one method."""
+    """Table, CSV, JSON and Markdown; a second run measures nothing, `--again` one method."""
     write(tmp_path / "e.npz", data)
     out = tmp_path / "out"
     chosen = ["--protocol", "shots", "noise", "--method", "Accrue", "GDA"]
-    words = ["run", tmp_path / "e.npz", "--quick", "-o", out, *chosen]
+    words = ["run", tmp_path / "e.npz", "--quick", "--no-plots", "-o", out, *chosen]
     assert run(*words) == 0
     table = capsys.readouterr().out
     assert "Accrue" in table
@@ -270,13 +270,23 @@ def test_a_run_writes_everything_goes_on_and_measures_again(
     entry = next(e for e in found if (e["method"], e["setting"], e["views"]) == ("GDA", "5", "one"))
     assert entry["accuracy"]["mean"] == pytest.approx(np.mean(values))
     assert entry["accuracy"]["sd"] == pytest.approx(np.std(values, ddof=1))
-    assert (out / "shots.svg").stat().st_size > 0
-    assert (out / "noise.png").stat().st_size > 0
     assert "| GDA |" in (out / "tables.md").read_text(encoding="utf-8")
-    assert run(*words, "--no-plots") == 0
+    assert run(*words) == 0
     assert (out / "results.jsonl").read_text(encoding="utf-8") == log
-    assert run(*words, "--no-plots", "--again", "Accrue") == 0
+    assert run(*words, "--again", "Accrue") == 0
     assert len((out / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 24 + 12
+
+
+def test_a_run_plots_each_protocol(data: Data, tmp_path: Path) -> None:
+    """One picture a protocol, as SVG with every method in it and as PNG."""
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install matplotlib")
+    write(tmp_path / "e.npz", data)
+    words = ["--protocol", "shots", "open-set", "--method", "Accrue", "GDA", "cosine"]
+    out = tmp_path / "out"
+    assert run("run", tmp_path / "e.npz", "-o", out, "--shots", "5", "--seeds", 1, *words) == 0
+    for name in ("shots", "open-set"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "Accrue" in (out / f"{name}.svg").read_text(encoding="utf-8")
 
 
 def test_results_of_other_embeddings_are_not_mixed_in(data: Data, tmp_path: Path) -> None:

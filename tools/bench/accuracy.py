@@ -18,6 +18,7 @@ FOLDER also gets results.csv, results.json, tables.md, and a plot of each protoc
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from dataclasses import asdict
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--again", choices=methods, help="measure anew", **several)
     command.add_argument("--seeds", type=int, help="5, or 2 with --quick")
     command.add_argument("--shots", type=_shots, metavar="K,...", help="1,2,5,10,all")
+    command.add_argument("--noise", type=_shares, metavar="S,...", help="0.1,0.2,0.3,0.4")
     command.add_argument("--base", type=int, default=0, help="classes of the first session")
     command.add_argument("--step", type=int, default=0, help="classes of each later session")
     command.add_argument("--novel-shots", type=int, default=5)
@@ -103,6 +105,10 @@ def _shots(text: str) -> tuple[int | None, ...]:
     return tuple(shots_of(word) for word in text.split(","))
 
 
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
+
+
 def _embedded(args: argparse.Namespace) -> Data:
     test_views = args.test_views or args.views
     return embed(args.bundle, args.train, args.test, args.views, test_views, args.threads)
@@ -111,12 +117,14 @@ def _embedded(args: argparse.Namespace) -> Data:
 def run(args: argparse.Namespace) -> int:
     if (args.data is None) == (args.train is None or args.test is None):
         raise ValueError("expected either FILE.npz, or --train DIR and --test DIR")
+    if not args.no_plots and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("plots need matplotlib: pip install matplotlib, or add --no-plots")
     data = read(args.data) if args.data else _embedded(args)
     machine = describe_machine(PACKAGES)
     progress(machine_line(machine))
     options = Options(
         shots=args.shots or (QUICK["shots"] if args.quick else Options.shots),
-        noise=QUICK["noise"] if args.quick else Options.noise,
+        noise=args.noise or (QUICK["noise"] if args.quick else Options.noise),
         base=args.base,
         step=args.step,
         novel_shots=args.novel_shots,

@@ -443,16 +443,18 @@ class Noise(Protocol):
     """
 
     name = "noise"
-    about = "wrong labels among all shots; tested on right ones"
+    about = "wrong labels among the shots; tested on right ones"
     seeds = 3
     shown: ClassVar = {"accuracy": "accuracy", "found": "wrong labels in the first third"}
 
     def settings(self, data: Data) -> list[str]:
-        return [f"{share:.0%}" for share in self.options.noise]
+        shots = shots_name(self.options.shots[-1])
+        return [f"{share:.0%} of {shots}" for share in self.options.noise]
 
     def measure(self, data: Data, method: str, setting: str, seed: int) -> Numbers:
-        at = data.drawn(None if None in self.options.shots else self.options.shots[-1], seed)
-        noisy, wrong = mislabelled(data.train_labels[at], float(setting.rstrip("%")) / 100, seed)
+        share, _, shots = setting.partition("% of ")
+        at = data.drawn(shots_of(shots), seed)
+        noisy, wrong = mislabelled(data.train_labels[at], float(share) / 100, seed)
         learner = METHODS[method](seed).fit(data.train[at], noisy)
         found = {"accuracy": accuracy(learner, data)}
         if isinstance(learner, AccrueLearner):

@@ -17,7 +17,7 @@ from accrue.learn.decision import UNKNOWN
 from accrue.learn.statistics import Rows
 from accrue.service.box import Box, Learned
 from accrue.service.embeddings import Progress, embed_folders, embedded, read_embeddings
-from accrue.service.protocols import Report, run_protocol, scored, taught
+from accrue.service.protocols import Report, require_protocol, run_protocol, scored, taught
 from accrue.store import class_key
 from accrue.vision.sources import labelled_images
 
@@ -130,6 +130,7 @@ def protocol(
     Raises:
         UsageError: no such protocol, a folder without `train`, or too few classes for it.
     """
+    require_protocol(name)  # before any photo is encoded
     refused: list[dict[str, Any]] = []
     if is_file_of_embeddings(test):
         _one_source(train)

@@ -65,8 +65,7 @@ def run_protocol(
     Raises:
         UsageError: no such protocol, or fewer than two classes to teach.
     """
-    if name not in PROTOCOLS:
-        raise UsageError(f"protocol {name!r}; expected {', '.join(PROTOCOLS)}", found=name)
+    require_protocol(name)
     if len(np.unique(data.train_labels)) < 2:
         raise UsageError(f"protocol {name} needs two classes to teach; found 1")
     settings_of, measure = PROTOCOLS[name]
@@ -82,6 +81,12 @@ def run_protocol(
             key: _spread([run[key] for run in runs]) for key in runs[0] if key not in _KEYS
         }
     return report
+
+
+def require_protocol(name: str) -> None:
+    """Raises UsageError where there is no such protocol."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"protocol {name!r}; expected {', '.join(PROTOCOLS)}", found=name)
 
 
 _KEYS = ("setting", "seed")

@@ -67,7 +67,7 @@ class RanPac(Peer):
         if self._weights is None:
             y = one_hot(self._columns, len(self.classes))
             ridge = 1.0 if self.ridge is None else self.ridge
-            self._weights = ridge_path(self._h, y, np.array([ridge]))[0]
+            self._weights = _solved(self._h, y, ridge)
         scores: Floats = self.features(x) @ self._weights
         return scores
 
@@ -76,8 +76,16 @@ class RanPac(Peer):
         return 4 * m * m + 4 * m * len(self.classes)  # G and Q in float32, as in their code
 
 
+def _solved(h: Floats, y: Floats, ridge: float) -> Floats:
+    """``(H^T H + r I)^-1 H^T Y``, on the smaller side."""
+    if len(h) < h.shape[1]:
+        weights: Floats = h.T @ np.linalg.solve(h @ h.T + ridge * np.eye(len(h)), y)
+        return weights
+    return np.linalg.solve(h.T @ h + ridge * np.eye(h.shape[1]), h.T @ y)
+
+
 def ridge_path(h: Floats, y: Floats, ridges: Floats) -> list[Floats]:
-    """``(H^T H + r I)^-1 H^T Y`` for each ridge: one eigendecomposition of the smaller side."""
+    """The same for each of many ridges, by one eigendecomposition."""
     dual = len(h) < h.shape[1]
     values, vectors = np.linalg.eigh(h @ h.T if dual else h.T @ h)
     values = np.maximum(values, 0)
