@@ -3,8 +3,9 @@
 They keep every row and train anew after each session. Rows are centred and, where they are fewer
 than dimensions, turned into their own span, which changes neither the problem nor its solution.
 
-C by accuracy in two-fold cross-validation on at most five training rows of each class, from
-`CS`; the middle one where no class has two rows.
+C by accuracy in two-fold cross-validation on at most five training rows of each class: the
+smallest of `CS` within one standard error of the best (Breiman et al. 1984, ch. 3), or the middle
+one where no class has two rows.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class _Joint(Peer):
             )
             for c in self.CS
         ]
-        return self.CS[int(np.argmax(right))]
+        asked = len(first) + len(second)
+        share = max(right) / asked
+        least = max(right) - np.sqrt(share * (1 - share) * asked)
+        return next(c for c, n in zip(self.CS, right, strict=True) if n >= least)
 
     def _right(self, c: float, fit: Labels, rest: Labels) -> int:
         assert self._x is not None
