@@ -1,30 +1,15 @@
-"""Makes the benchmarks importable, and draws the embeddings that their tests run on."""
+"""Makes the benchmarks importable."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from bench_cases import blobs
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools" / "bench"))
-
-DIM, CLASSES, EACH = 12, 5, 8
-
-
-def blobs(seed: int = 0, each: int = EACH, positive: bool = False, views: int = 1):
-    """float32 (n, views, dim) at unit length, of classes with one stretched covariance."""
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(CLASSES, DIM))
-    stretch = np.linspace(0.1, 0.9, DIM)
-    labels = np.repeat(np.arange(CLASSES), each)
-    rows = centres[labels] + rng.normal(size=(len(labels), DIM)) * stretch
-    made = rows[:, None] + 0.05 * rng.normal(size=(len(labels), views, DIM))
-    made = np.abs(made) if positive else made
-    made /= np.linalg.norm(made, axis=2, keepdims=True)
-    return made.astype(np.float32), labels
 
 
 @pytest.fixture

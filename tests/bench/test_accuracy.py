@@ -12,6 +12,7 @@ import accuracy
 import numpy as np
 import pytest
 from accrue_learner import AccrueLearner
+from bench_cases import CLASSES, DIM, blobs
 from embeddings import Data, photos, read, views_of, write
 from peers.acil import Acil
 from peers.base import Peer
@@ -32,8 +33,6 @@ from protocols import (
     cells,
     measure,
 )
-
-from conftest import CLASSES, DIM, blobs
 
 
 @pytest.fixture(autouse=True)
@@ -363,4 +362,11 @@ def test_embed_reads_class_folders_and_an_index(
 def test_one_view_is_the_photo_itself() -> None:
     """The plain photo is view 0, and the only one where one is asked for."""
     image = np.zeros((4, 4, 3), np.uint8)
-    assert views_of(image, 1, enrol=True)[0] is image
+    (view,) = views_of(image, 1)
+    assert view is image
+
+
+def test_more_views_than_there_are_is_said_so() -> None:
+    """No file with fewer views than its name promises."""
+    with pytest.raises(ValueError, match="this Accrue makes"):
+        views_of(np.zeros((64, 64, 3), np.uint8), 1000)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_cases import CLASSES, DIM, blobs
 from peers import PEERS, ZeroShot
 from peers.acil import Acil, leave_one_out_error
 from peers.base import Peer, halves, one_hot, unit
@@ -19,8 +20,6 @@ from peers.slca import TAU, Slca, logit_gradient
 from peers.slda import DeepSlda, ExactSlda
 from peers.teen import Teen
 from peers.tip_adapter import TipAdapter
-
-from conftest import CLASSES, DIM, blobs
 
 Split = tuple[Any, Any]
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from common import find_accrue, progress
@@ -96,16 +96,18 @@ def _names(listing: Path) -> dict[str, str]:
         return {row["Class ID (int)"]: row["Class Name (str)"] for row in csv.DictReader(file)}
 
 
-def views_of(image: NDArray[np.uint8], views: int, enrol: bool) -> list[NDArray[np.uint8]]:
-    """The views of a photo, itself first. Here is where more views plug in."""
+def views_of(image: NDArray[np.uint8], views: int) -> list[NDArray[np.uint8]]:
+    """The first `views` views of a photo, itself first. Here is where more views plug in."""
     if views == 1:
         return [image]
     try:
-        from accrue.vision import views as made
+        from accrue.vision.views import enrolment_views
     except ImportError:
         raise ValueError(f"--views {views}; this Accrue makes one view of a photo") from None
-    found = made.enrolment_views(image) if enrol else made.prediction_views(image)
-    return list(found)[:views]
+    found = list(enrolment_views(image))
+    if len(found) < views:
+        raise ValueError(f"--views {views}; this Accrue makes {len(found)} of a photo")
+    return found[:views]
 
 
 def embed(
@@ -118,28 +120,26 @@ def embed(
     # named by classes.csv of the training folder wherever the test folder has none of its own
     names = _names(train / "classes.csv")
     parts["test"] = [(path, names.get(name, name)) for path, name in parts["test"]]
-    listed = list(names.values()) or sorted({n for part in parts.values() for _, n in part})
+    seen = {name for part in parts.values() for _, name in part}
+    listed = [*names.values(), *sorted(seen - set(names.values()))]
     place = {name: k for k, name in enumerate(listed)}
     rows: dict[str, Rows] = {}
     labels: dict[str, Labels] = {}
-    for part, found in parts.items():
-        wanted = views if part == "train" else test_views
-
-        def made(path: Path, n: int = wanted, enrol: bool = part == "train") -> list[Any]:
-            return views_of(decode(path, short_side=short_side), n, enrol)
-
-        rows[part] = np.concatenate(list(_encoded(encoder, [p for p, _ in found], made, part)))
-        labels[part] = np.array([place[name] for _, name in found], np.intp)
+    for part, wanted in (("train", views), ("test", test_views)):
+        made = (views_of(decode(path, short_side=short_side), wanted) for path, _ in parts[part])
+        rows[part] = _encoded(encoder, made, len(parts[part]), part)
+        labels[part] = np.array([place[name] for _, name in parts[part]], np.intp)
     return Data(rows["train"], labels["train"], rows["test"], labels["test"], tuple(listed))
 
 
 def _encoded(
-    encoder: OnnxEncoder, paths: list[Path], views: Callable[[Path], list[Any]], what: str
-) -> Iterator[Rows]:
-    for at in range(0, len(paths), AT_ONCE):
-        images = [views(path) for path in paths[at : at + AT_ONCE]]
-        each = len(images[0])
-        rows = encoder.encode([view for found in images for view in found])
-        yield rows.reshape(len(images), each, -1)
-        if at // AT_ONCE % 20 == 0:
-            progress(f"{what}: {at + len(images):,} of {len(paths):,} photos")
+    encoder: OnnxEncoder, photos: Iterator[list[NDArray[np.uint8]]], total: int, what: str
+) -> Rows:
+    """float32 (n, views, dim) of the views of each photo."""
+    found: list[Rows] = []
+    while batch := list(itertools.islice(photos, AT_ONCE)):
+        flat = encoder.encode([view for views in batch for view in views])
+        found.append(flat.reshape(len(batch), len(batch[0]), -1))
+        if len(found) % 20 == 1:
+            progress(f"{what}: {AT_ONCE * (len(found) - 1) + len(batch):,} of {total:,} photos")
+    return np.concatenate(found)
