@@ -66,14 +66,13 @@ class _PrototypeServed(Served):
     def _settle(self, state: State) -> bool:
         return True
 
-    def _left_out(self, k: int, x: Floats) -> Floats:
+    def _left_out(self, k: int, x: Floats, queries: Floats) -> Floats:
         gone = x.sum(axis=0)
         without = (self.n[k] * self.means[k] - gone) / (self.n[k] - len(x))
         means = self.means
         if self._centred and len(means) > 1:  # the centre moves with the mean
             centre = (self.n @ means - gone) / (self.n.sum() - len(x))
-            means, x, without = means - centre, x - centre, without - centre
-        scores = self._cosine(x, means)
-        scores[:, [k]] = self._cosine(x, without[None])
-        mean: Floats = scores.mean(axis=0)
-        return mean
+            means, without, queries = means - centre, without - centre, queries - centre
+        scores = self._cosine(queries, means)
+        scores[:, [k]] = self._cosine(queries, without[None])
+        return scores

@@ -113,12 +113,13 @@ class _RidgeServed(Served):
         self._read_sums(state)
         return self._ridge() == self.lam
 
-    def _left_out(self, k: int, x: Floats) -> Floats:
-        """``y - inv(I - H) (y - yhat)``: the hat matrix H of the shot's rows, (m, m)."""
+    def _left_out(self, k: int, x: Floats, queries: Floats) -> Floats:
+        """``y(q) - h (I - H)^-1 (y - yhat)``: H of the block's rows, h between queries and rows."""
         targets = np.zeros((len(x), len(self)))
         targets[:, k] = 1.0
-        z = x - self.centre
-        hat = z @ (self.inverse @ z).T + 1.0 / self.n.sum()
+        image = self.inverse @ (x - self.centre)
+        hat = (x - self.centre) @ image.T + 1.0 / self.n.sum()
+        between = (queries - self.centre) @ image.T + 1.0 / self.n.sum()
         residual = np.linalg.solve(np.eye(len(x)) - hat, targets - self._scores(x))
-        mean: Floats = (targets - residual).mean(axis=0)
-        return mean
+        scores: Floats = self._scores(queries) - between @ residual
+        return scores

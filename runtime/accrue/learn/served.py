@@ -12,6 +12,7 @@ Scores are in units of the embedding's own length: rows are divided by 2**15.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -176,21 +177,28 @@ class Served:
         """Whether the parameters in force still are those that `state` asks for."""
         raise NotImplementedError
 
-    def left_out(self, k: int, shots: list[Floats]) -> list[Floats | None]:
-        """What `scores` would say of shots of class k, had each never been taught.
+    def left_out(
+        self, k: int, blocks: Sequence[Sequence[Floats]], views: int | None = None
+    ) -> list[Floats | None]:
+        """What `scores` would say of shots of class k, had their block never been taught.
 
         Args:
-            shots: float64 (m, dim) of each shot, kept rows of class k.
+            blocks: shots that are left out together, float64 (m, dim) each, kept rows of class k.
+            views: how many of a shot's first rows make a query, as their mean; None for all.
 
         Returns:
-            float64 (n_classes,) for each shot, averaged over its rows; None for a shot that is
-            all there is of its class.
+            float64 (shots, n_classes) for each block; None for one that is all of its class.
         """
         n = self.n[k]
-        return [self._left_out(k, x) if n > len(x) else None for x in shots]
+        found: list[Floats | None] = []
+        for block in blocks:
+            rows = np.vstack(block)
+            queries = query_rows(block, views) @ rows
+            found.append(self._left_out(k, rows, queries) if n > len(rows) else None)
+        return found
 
-    def _left_out(self, k: int, x: Floats) -> Floats:
-        """`left_out` of one shot."""
+    def _left_out(self, k: int, x: Floats, queries: Floats) -> Floats:
+        """`left_out` of one block of rows x (m, dim), asked with queries (shots, dim)."""
         raise NotImplementedError
 
     def _append(self, class_id: str) -> int:
@@ -223,6 +231,17 @@ class Served:
             self.ids[k] = self.ids[last]
             self.index[self.ids[k]] = k
         self.ids.pop()
+
+
+def query_rows(block: Sequence[Floats], views: int | None) -> Floats:
+    """The matrix that averages the first `views` rows of each shot: float64 (shots, rows)."""
+    mean = np.zeros((len(block), sum(len(shot) for shot in block)))
+    start = 0
+    for i, shot in enumerate(block):
+        used = len(shot) if views is None else min(views, len(shot))
+        mean[i, start : start + used] = 1 / used
+        start += len(shot)
+    return mean
 
 
 class Head(Protocol):
