@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from accrue_learner import AccrueLearner
 from bench_cases import CLASSES, DIM, blobs
-from embeddings import Data, photos, read, views_of, write
+from embeddings import Data, photos, read, write
 from peers.acil import Acil
 from peers.base import Peer
 from peers.ranpac import RanPac
@@ -359,14 +359,21 @@ def test_embed_reads_class_folders_and_an_index(
     ]
 
 
-def test_one_view_is_the_photo_itself() -> None:
-    """The plain photo is view 0, and the only one where one is asked for."""
-    image = np.zeros((4, 4, 3), np.uint8)
-    (view,) = views_of(image, 1)
-    assert view is image
-
-
-def test_more_views_than_there_are_is_said_so() -> None:
-    """No file with fewer views than its name promises."""
-    with pytest.raises(ValueError, match="this Accrue makes"):
-        views_of(np.zeros((64, 64, 3), np.uint8), 1000)
+def test_embed_makes_views_of_which_the_first_is_the_photo_itself(
+    tmp_path: Path, tiny_bundle: Path, photo_file: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three views to teach and two to ask; view 0 is what one view would have been."""
+    for i in range(2):
+        photo_file(f"photos/bolt/{i}.jpg", seed=i)
+        photo_file(f"photos/gear/{i}.jpg", seed=9 + i)
+    folder = tmp_path / "photos"
+    words = ["embed", "--bundle", tiny_bundle, "--train", folder, "--test", folder]
+    assert run(*words, "-o", tmp_path / "one.npz") == 0
+    more = ["--views", 3, "--test-views", 2, "-o", tmp_path / "more.npz"]
+    assert run(*words, *more) == 0
+    one, several = read(tmp_path / "one.npz"), read(tmp_path / "more.npz")
+    assert (several.train.shape, several.test.shape) == ((4, 3, 64), (4, 2, 64))
+    np.testing.assert_allclose(several.train[:, :1], one.train, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(several.train, axis=2), 1, atol=1e-5)
+    assert run(*words, "--views", 1000, "-o", tmp_path / "none.npz") == 1
+    assert "1000 views; expected 1 to" in capsys.readouterr().err

@@ -29,7 +29,7 @@ def made(seed: int, each: int, views: int = 2) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(CLASSES, DIM))
     labels = np.repeat(np.arange(CLASSES), each)
-    rows = centres[labels] + 1.1 * rng.normal(size=(len(labels), DIM))
+    rows = centres[labels] + 1.3 * rng.normal(size=(len(labels), DIM))
     rows = rows[:, None] + 0.05 * rng.normal(size=(len(labels), views, DIM))
     return (rows / np.linalg.norm(rows, axis=2, keepdims=True)).astype(np.float32), labels
 
@@ -93,10 +93,11 @@ def test_a_learner_of_embeddings_answers_by_label_over_views(
     """Labels come back as numbers of `names`; a query is the mean of the scores of its views."""
     at = data.drawn(None, 0)
     learned = taught(data, at, data.train_labels[at], settings)
-    labels, best, verdicts = answers(learned, data.test)
-    assert (labels == data.test_labels).mean() > 0.9
-    scores = [learned.choice.served.scores(data.test[:, v]) for v in range(2)]
-    np.testing.assert_allclose(best, ((scores[0] + scores[1]) / 2).max(axis=1))
+    labels, known, verdicts = answers(learned, data.test)
+    assert (labels == data.test_labels).mean() > 0.8
+    scores = sum(learned.choice.served.scores(data.test[:, v]) for v in range(2)) / 2
+    ordered = np.sort(scores, axis=1)
+    np.testing.assert_allclose(known, ordered[:, -1] - ordered[:, -2] / 2)
     assert set(verdicts) <= {"sure", "maybe", "unknown"}
 
 

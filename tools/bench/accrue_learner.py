@@ -13,6 +13,7 @@ find_accrue()
 
 from accrue.learn import Calibration, Choice, State, choose, quantise  # noqa: E402
 from accrue.learn.decision import UNKNOWN  # noqa: E402
+from accrue.learn.leave_one_out import familiarity  # noqa: E402
 
 REJECT = 0.05  # share of known objects that may be called unknown
 
@@ -20,7 +21,6 @@ REJECT = 0.05  # share of known objects that may be called unknown
 class AccrueLearner(Peer):
     name = "Accrue"
     paper = "this repository"
-    by_name = False  # whether a class can exist by its text alone
 
     def __init__(self, seed: int = 0, text: Floats | None = None) -> None:
         super().__init__(seed, text)
@@ -32,7 +32,7 @@ class AccrueLearner(Peer):
         rows = rows[:, None] if rows.ndim == 2 else rows
         self.state = self.state or State("0" * 64, rows.shape[2])
         for views, label in zip(rows, labels, strict=True):  # a shot is all views of a photo
-            self.shots.append((f"{label:06d}", quantise(views)))
+            self.shots.append((_id(label), quantise(views)))
             self.state.add(*self.shots[-1])
         self.classes = [int(class_id) for class_id in self.state]
         self._choice = None
@@ -40,8 +40,15 @@ class AccrueLearner(Peer):
     @property
     def choice(self) -> Choice:
         assert self.state is not None
-        self._choice = self._choice or choose(self.state, self.shots)
+        if self._choice is None:
+            texts = {} if self.text is None else {_id(c): self.text[c] for c in self.classes}
+            self._choice = choose(self.state, self.shots, texts=texts)
         return self._choice
+
+    def name_classes(self, labels: list[int]) -> None:
+        super().name_classes(labels)
+        self.classes.sort()
+        self._choice = None
 
     def scores(self, x: NDArray[Any]) -> Floats:
         x = x[:, None] if x.ndim == 2 else x
@@ -52,10 +59,10 @@ class AccrueLearner(Peer):
     def known(self, x: NDArray[Any]) -> tuple[Floats, NDArray[np.bool_]]:
         """How much like what was taught each query is, to rank by, and which are refused."""
         calibration = Calibration(self.choice.left_out, REJECT)
-        ids = [f"{c:06d}" for c in self.classes]
+        ids = [_id(c) for c in self.classes]
         scores = self.scores(x)
         refused = [calibration.decide(row, ids).verdict == UNKNOWN for row in scores]
-        return scores.max(axis=1), np.array(refused)
+        return familiarity(scores), np.array(refused)
 
     def suspects(self) -> Labels:
         """Positions of the shots, those to look at first in front."""
@@ -65,8 +72,9 @@ class AccrueLearner(Peer):
     def digest(self) -> str:
         return self.state.digest() if self.state else ""
 
-    def describe(self) -> str:
-        return self.choice.served.describe()
-
     def n_bytes(self) -> int:
         return sum(rows.nbytes for _, rows in self.shots)  # the store keeps rows, sums follow
+
+
+def _id(label: int) -> str:
+    return f"{label:06d}"

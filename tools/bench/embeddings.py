@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,10 +31,10 @@ from accrue.service.embeddings import KEYS, Embeddings, read_embeddings  # noqa:
 from accrue.vision.decode import decode  # noqa: E402
 from accrue.vision.encode import OnnxEncoder  # noqa: E402
 from accrue.vision.sources import labelled_images  # noqa: E402
+from accrue.vision.views import make_views, most_views  # noqa: E402
 
 Labels = NDArray[np.intp]
 Rows = NDArray[np.float32]
-AT_ONCE = 16  # photos decoded before they are encoded
 
 
 class Data(Embeddings):
@@ -96,24 +95,12 @@ def _names(listing: Path) -> dict[str, str]:
         return {row["Class ID (int)"]: row["Class Name (str)"] for row in csv.DictReader(file)}
 
 
-def views_of(image: NDArray[np.uint8], views: int) -> list[NDArray[np.uint8]]:
-    """The first `views` views of a photo, itself first. Here is where more views plug in."""
-    if views == 1:
-        return [image]
-    try:
-        from accrue.vision.views import enrolment_views
-    except ImportError:
-        raise ValueError(f"--views {views}; this Accrue makes one view of a photo") from None
-    found = list(enrolment_views(image))
-    if len(found) < views:
-        raise ValueError(f"--views {views}; this Accrue makes {len(found)} of a photo")
-    return found[:views]
-
-
 def embed(
     bundle: Path, train: Path, test: Path, views: int, test_views: int, threads: int | None
 ) -> Data:
     """Encodes both folders. A class that only the test folder has is kept, and never taught."""
+    if not 1 <= max(views, test_views) <= most_views():
+        raise ValueError(f"{max(views, test_views)} views; expected 1 to {most_views()}")
     encoder = OnnxEncoder(Bundle.open(bundle), threads=threads)
     short_side = Bundle.open(bundle).manifest.preprocess.resize
     parts = {"train": photos(train), "test": photos(test)}
@@ -126,20 +113,18 @@ def embed(
     rows: dict[str, Rows] = {}
     labels: dict[str, Labels] = {}
     for part, wanted in (("train", views), ("test", test_views)):
-        made = (views_of(decode(path, short_side=short_side), wanted) for path, _ in parts[part])
-        rows[part] = _encoded(encoder, made, len(parts[part]), part)
+        found = [path for path, _ in parts[part]]
+        rows[part] = np.stack(list(_encoded(encoder, found, short_side, wanted, part)))
         labels[part] = np.array([place[name] for _, name in parts[part]], np.intp)
     return Data(rows["train"], labels["train"], rows["test"], labels["test"], tuple(listed))
 
 
 def _encoded(
-    encoder: OnnxEncoder, photos: Iterator[list[NDArray[np.uint8]]], total: int, what: str
-) -> Rows:
-    """float32 (n, views, dim) of the views of each photo."""
-    found: list[Rows] = []
-    while batch := list(itertools.islice(photos, AT_ONCE)):
-        flat = encoder.encode([view for views in batch for view in views])
-        found.append(flat.reshape(len(batch), len(batch[0]), -1))
-        if len(found) % 20 == 1:
-            progress(f"{what}: {AT_ONCE * (len(found) - 1) + len(batch):,} of {total:,} photos")
-    return np.concatenate(found)
+    encoder: OnnxEncoder, paths: list[Path], short_side: int, views: int, what: str
+) -> Iterator[Rows]:
+    """float32 (views, dim) of each photo; the first is the photo as it is."""
+    for done, path in enumerate(paths):
+        if done % 250 == 0:
+            progress(f"{what}: {done:,} of {len(paths):,} photos")
+        image = decode(path, short_side=short_side)
+        yield encoder.encode_prepared(make_views(encoder.preprocessor, image, views))

@@ -297,8 +297,7 @@ class BaseToNew(Protocol):
         return [str(self.SHOTS)] if data.text is not None else []
 
     def methods(self) -> list[str]:
-        ours = [AccrueLearner.name] if AccrueLearner.by_name else []
-        return [*ours, ZeroShot.name, "Tip-Adapter", "GDA"]
+        return [AccrueLearner.name, ZeroShot.name, "Tip-Adapter", "GDA"]
 
     def measure(self, data: Data, method: str, setting: str, seed: int) -> Numbers:
         assert data.text is not None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from accrue.errors import UsageError
 from accrue.learn import State, quantise
 from accrue.learn.decision import SURE, UNKNOWN
+from accrue.learn.leave_one_out import familiarity
 from accrue.learn.statistics import Floats, Rows
 from accrue.service.box import Learned
 from accrue.service.embeddings import Embeddings, Labels, Progress
@@ -121,12 +122,12 @@ def scored(learned: Learned, x: NDArray[Any]) -> Floats:
 
 
 def answers(learned: Learned, x: NDArray[Any]) -> tuple[Labels, Floats, list[str]]:
-    """Label (m,), largest score (m,) and verdict of queries (m, views, dim)."""
+    """Label (m,), familiarity (m,) and verdict of queries (m, views, dim)."""
     scores = scored(learned, x)
     ids = learned.choice.served.ids
     decided = [learned.calibration.decide(row, ids) for row in scores]
     labels = np.array([int(d.class_id) for d in decided], np.intp)
-    return labels, scores.max(axis=1), [d.verdict for d in decided]
+    return labels, familiarity(scores), [d.verdict for d in decided]
 
 
 def to_look_at(learned: Learned) -> Labels:
@@ -196,7 +197,7 @@ def _sessions(data: Embeddings, settings: Settings, shots: int | None, seed: int
 
 
 def _unknown(data: Embeddings, settings: Settings, shots: int | None, seed: int) -> Numbers:
-    """A quarter of the classes is never taught. `auroc` of the best score; `false_rejects` and
+    """A quarter of the classes is never taught. `auroc` of the familiarity; `false_rejects` and
     `caught`, the shares of known and of never-taught photos that are answered as unknown."""
     classes = np.random.default_rng(seed).permutation(len(data.names))
     unknown = classes[: max(1, int(NEVER_TAUGHT * len(classes)))]
@@ -206,10 +207,10 @@ def _unknown(data: Embeddings, settings: Settings, shots: int | None, seed: int)
         raise UsageError("protocol unknown needs more classes: fewer than two are left to teach")
     learned = taught(data, at, data.train_labels[at], settings)
     taught_too = np.isin(data.test_labels, data.train_labels[at])
-    _, best, verdicts = answers(learned, data.test)
+    _, known, verdicts = answers(learned, data.test)
     refused = np.array([v == UNKNOWN for v in verdicts])
     return {
-        "auroc": auroc(best[taught_too], best[~taught_too]),
+        "auroc": auroc(known[taught_too], known[~taught_too]),
         "false_rejects": mean_where(refused, taught_too),
         "caught": mean_where(refused, ~taught_too),
     }
