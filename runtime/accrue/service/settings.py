@@ -18,6 +18,7 @@ import yaml
 from accrue.errors import ConfigError
 from accrue.learn import HEADS, Gaussian, Head, Prototype, Ridge
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
+from accrue.vision.engines.select import CANDIDATES
 
 AUTO = "auto"
 LARGEST_FILE_BYTES = 1 << 20
@@ -65,7 +66,13 @@ class Settings:
     retain: Retain = _key("rows, or statistics: fold each shot at once", "rows")
     thumbnails: int = _key("longest side of a kept thumbnail in px; 0: keep none", 0)
     threads: int = _key("of the encoder; 0: one for each core", 0)
+    encoder: str = _key("auto, or the best realisation that may serve", AUTO)
+    engines: Path | None = _key("folder of engines; unset: `engines` in the state folder", None)
     actor: str = _made("who is written into the journal", default_actor)
+
+    @property
+    def engines_folder(self) -> Path:
+        return self.engines or self.state / "engines"
 
     def chosen_head(self) -> Head | None:
         """The head to serve, or None to let them compete."""
@@ -168,7 +175,7 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
             expected=expected,
         )
 
-    if name in ("state", "bundle"):
+    if name in ("state", "bundle", "engines"):
         if not isinstance(raw, str | Path) or not str(raw):
             raise refuse("a path")
         try:
@@ -178,6 +185,10 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
     if name == "head":
         if raw not in (AUTO, *HEADS):
             raise refuse(f"{AUTO}, {', '.join(HEADS)}")
+        return raw
+    if name == "encoder":
+        if raw not in (AUTO, *CANDIDATES):
+            raise refuse(f"{AUTO}, {', '.join(CANDIDATES)}")
         return raw
     if name == "retain":
         if raw not in ("rows", "statistics"):

@@ -1,0 +1,34 @@
+"""Engines: TensorRT where there is one, ONNX Runtime everywhere, and why which of them serves."""
+
+from accrue.vision.engines.folder import Engine, EngineFolder
+from accrue.vision.engines.key import FLAVOURS, RTX, TENSORRT, EngineKey, Profile, difference
+from accrue.vision.engines.select import CANDIDATES, Dropped, Facts, Selection, can_build, select
+from accrue.vision.engines.serve import Serving, choose, mismatch, open_engine, serve
+from accrue.vision.engines.trt import BuildCancelled, EngineError, Plan, build, load_module
+
+__all__ = [
+    "CANDIDATES",
+    "FLAVOURS",
+    "RTX",
+    "TENSORRT",
+    "BuildCancelled",
+    "Dropped",
+    "Engine",
+    "EngineError",
+    "EngineFolder",
+    "EngineKey",
+    "Facts",
+    "Plan",
+    "Profile",
+    "Selection",
+    "Serving",
+    "build",
+    "can_build",
+    "choose",
+    "difference",
+    "load_module",
+    "mismatch",
+    "open_engine",
+    "select",
+    "serve",
+]
