@@ -85,19 +85,18 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 
     engines = _engines(context)
     found = engines.status()
-    selection = found.selection
+    dropped = {drop.candidate: drop for drop in found.dropped}
     if as_json:
         emit(
             {
-                "serves": selection.left[0] if selection.left else None,
+                "serves": found.serves,
                 "chain": [
                     {
                         "candidate": name,
-                        "left": name in selection.left,
-                        "filter": next(
-                            (d.filter for d in selection.dropped if d.candidate == name), ""
-                        ),
-                        "reason": selection.reason(name),
+                        "serves": name == found.serves,
+                        "filter": dropped[name].filter if name in dropped else None,
+                        "reason": dropped[name].reason if name in dropped else "",
+                        "hint": dropped[name].hint if name in dropped else "",
                     }
                     for name in CANDIDATES
                 ],
@@ -114,8 +113,8 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         say(line)
     say("")
     for name in CANDIDATES:
-        verdict = "serves" if selection.left[:1] == (name,) else selection.reason(name)
-        say(f"{name:<14} {verdict or 'could serve'}")
+        left = "serves" if name == found.serves else "could serve"
+        say(f"{name:<14} {dropped.get(name, left)}")
     if found.engines:
         say("")
         rows = [

@@ -14,18 +14,18 @@ from accrue.service.settings import Settings
 from accrue.vision.encode import golden_check
 from accrue.vision.engines import (
     FLAVOURS,
+    Dropped,
     Engine,
     EngineError,
     EngineFolder,
     EngineKey,
     Profile,
-    Selection,
     build,
-    can_build,
-    choose,
+    cannot_build,
     load_module,
     mismatch,
     open_engine,
+    serve,
 )
 from accrue.vision.engines.trt import Step, flags_of
 
@@ -50,11 +50,13 @@ class Status:
     """What serves on this device, and why nothing better.
 
     Attributes:
+        serves: the candidate. dropped: those that do not.
         engines: each with its place ("active", "previous" or "") and why it does not fit ("").
     """
 
     device: Device
-    selection: Selection
+    serves: str
+    dropped: tuple[Dropped, ...]
     engines: tuple[tuple[Engine, str, str], ...]
     unreadable: tuple[Path, ...]
 
@@ -91,8 +93,8 @@ class Engines:
             BuildCancelled, Conflict, StoreError: nothing was written.
         """
         flavour = flavour or self.flavour()
-        if reason := can_build(self.device, flavour):
-            raise EngineError(f"no {flavour} engine can be built here: {reason}")
+        if why := cannot_build(self.device, flavour):
+            raise EngineError(f"no {flavour} engine can be built here: {why.reason}", hint=why.hint)
         profile = profile or Profile()
         trt = load_module(flavour)
         file = self.file(precision)
@@ -133,13 +135,13 @@ class Engines:
 
     def flavour(self) -> str:
         """The first that can build here. Raises EngineError with the reason of each."""
-        reasons = [can_build(self.device, flavour) for flavour in FLAVOURS]
-        for flavour, reason in zip(FLAVOURS, reasons, strict=True):
-            if not reason:
+        reasons = [cannot_build(self.device, flavour) for flavour in FLAVOURS]
+        for flavour, why in zip(FLAVOURS, reasons, strict=True):
+            if why is None:
                 return flavour
         raise EngineError(
-            f"no engine can be built here: {'; '.join(reasons)}",
-            hint="ONNX Runtime serves without an engine",
+            f"no engine can be built here: {'; '.join(why.reason for why in reasons if why)}",
+            hint="ONNX Runtime serves without one; accrue engine status shows more",
         )
 
     def file(self, precision: str | None) -> str:
@@ -155,7 +157,9 @@ class Engines:
         return precisions[FP16].file
 
     def status(self) -> Status:
-        selection, _ = choose(self.bundle, self.device, self.folder, self.settings.encoder)
+        """Opens the encoder, because only then it is known what serves."""
+        settings = self.settings
+        serving = serve(self.bundle, self.device, self.folder, wanted=settings.encoder)
         space_id = self.bundle.manifest.space_id
         places: dict[str, str] = {}
         for flavour in FLAVOURS:
@@ -165,7 +169,8 @@ class Engines:
             (engine, places.get(engine.stem, ""), self._misfit(engine))
             for engine in self.folder.engines()
         )
-        return Status(self.device, selection, engines, tuple(self.folder.unreadable()))
+        unreadable = tuple(self.folder.unreadable())
+        return Status(self.device, serving.candidate, serving.dropped, engines, unreadable)
 
     def verify(self, stem: str | None = None) -> Engine:
         """Loads an engine, checks it against the golden images, and lets it serve.

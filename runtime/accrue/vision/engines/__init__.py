@@ -2,7 +2,7 @@
 
 from accrue.vision.engines.folder import Engine, EngineFolder
 from accrue.vision.engines.key import FLAVOURS, RTX, TENSORRT, EngineKey, Profile, difference
-from accrue.vision.engines.select import CANDIDATES, Dropped, Facts, Selection, can_build, select
+from accrue.vision.engines.select import CANDIDATES, Dropped, Facts, Selection, cannot_build, select
 from accrue.vision.engines.serve import Serving, choose, mismatch, open_engine, serve
 from accrue.vision.engines.trt import BuildCancelled, EngineError, Plan, build, load_module
 
@@ -23,7 +23,7 @@ __all__ = [
     "Selection",
     "Serving",
     "build",
-    "can_build",
+    "cannot_build",
     "choose",
     "difference",
     "load_module",

@@ -23,6 +23,7 @@ from accrue.vision.engines.select import (
     Dropped,
     Facts,
     Selection,
+    Why,
     select,
 )
 from accrue.vision.engines.trt import load_module
@@ -77,13 +78,13 @@ def serve(
         except AccrueError as error:
             if candidate == ONNX_CPU:
                 raise
-            dropped.append(Dropped(candidate, "opening", error.message))
+            dropped.append(Dropped(candidate, "opening", error.message, error.hint))
             continue
         built = {e.key.flavour for e in folder.engines() if e.space_id == encoder.space_id}
         remark = _remark(candidate, wanted, dropped, built)
         return Serving(encoder, candidate, tuple(dropped), remark)
     raise AccrueError(
-        f"no encoder can serve on this device: {selection.reason(ONNX_CPU)}",
+        f"no encoder can serve on this device: {selection.why_not(ONNX_CPU)}",
         hint="see: accrue engine status",
     )
 
@@ -92,11 +93,12 @@ def choose(
     bundle: Bundle, device: Device, folder: EngineFolder, wanted: str = AUTO
 ) -> tuple[Selection, dict[str, Engine]]:
     """The selection, and the engine that fits for each flavour that has one."""
-    fitting, reasons = {}, {}
+    fitting: dict[str, Engine] = {}
+    reasons: dict[str, Why | None] = {}
     for flavour in FLAVOURS:
         found = fitting_engine(bundle, device, folder, flavour)
         if isinstance(found, Engine):
-            fitting[flavour], reasons[flavour] = found, ""
+            fitting[flavour], reasons[flavour] = found, None
         else:
             reasons[flavour] = found
     return select(Facts(device, wanted, reasons)), fitting
@@ -104,7 +106,7 @@ def choose(
 
 def fitting_engine(
     bundle: Bundle, device: Device, folder: EngineFolder, flavour: str
-) -> Engine | str:
+) -> Engine | Why:
     """The engine to serve with, or why there is none.
 
     The active one, else the previous one, where its key is this device's; so a system that went
@@ -117,16 +119,16 @@ def fitting_engine(
             return engine
     if candidates:
         engine = candidates[0]
-        return (
-            f"engine {engine.stem} was {mismatch(engine, bundle, device)}; rebuild with "
-            "`accrue engine build`"
+        return Why(
+            f"engine {engine.stem} was {mismatch(engine, bundle, device)}",
+            "rebuild with `accrue engine build`",
         )
     if any(e.space_id == space_id and e.key.flavour == flavour for e in folder.engines()):
-        return (
-            "the engine that was built has not passed the golden check on this device; "
-            "accrue engine verify"
+        return Why(
+            "the engine that was built has not passed the golden check on this device",
+            "accrue engine verify",
         )
-    return "no engine was built; accrue engine build"
+    return Why("no engine was built", "accrue engine build")
 
 
 def mismatch(engine: Engine, bundle: Bundle, device: Device) -> str:
@@ -200,5 +202,6 @@ def _remark(serving: str, wanted: str, dropped: list[Dropped], built: set[str]) 
     """
     for drop in dropped:
         if drop.filter != "setting" and (drop.candidate == wanted or drop.candidate in built):
-            return f"{drop.reason}; serving with {NAMES[serving]}"
+            how = f"; {drop.hint}" if drop.hint else ""
+            return f"{drop.reason}; serving with {NAMES[serving]}{how}"
     return ""
