@@ -121,10 +121,11 @@ class EngineFolder:
         )
         self._make()
         path = self.plan_path(engine)
-        write_atomically(path, [plan.content], steps=self._steps)
         try:
+            write_atomically(path, [plan.content], steps=self._steps)
             self._write_sidecar(engine)
         except StoreError:
+            path.with_suffix(".json").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise
         return engine
