@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from accrue.errors import Conflict, NotFound, StoreFull
+from accrue.errors import Conflict, EngineError, NotFound, StoreFull
 from accrue.store.files import FileSteps
 from accrue.vision.encode import Parity
-from accrue.vision.engines import Engine, EngineError, EngineFolder, EngineKey, Plan, Profile
+from accrue.vision.engines import Engine, EngineFolder, EngineKey, Plan, Profile
 
 SPACE = "5" * 64
 PARITY = Parity(0.9995, 0.9999, True)
@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_no_engine_and_the_active_one_serves(tmp_path: Path, 
     written(EngineFolder(path, steps=failing(8)), b"y" * 5000)  # one step later nothing fails
 
 
-KILLS = 12
+KILLS = 8
 WRITER = f"""
 import itertools, sys
 from pathlib import Path

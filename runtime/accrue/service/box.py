@@ -36,14 +36,13 @@ from accrue.store import (
 from accrue.store.database import FILE_NAME
 from accrue.store.store import Retain
 from accrue.vision.decode import decode
-from accrue.vision.encode import CPU_PROVIDER, BundleEncoder
+from accrue.vision.encode import BundleEncoder
 from accrue.vision.engines import EngineFolder, Serving, serve
 from accrue.vision.engines.select import ONNX_CPU
 
 Image = NDArray[np.uint8]
 BATCH = 8
 _THUMBNAIL_QUALITY = 80
-_CPU = (CPU_PROVIDER,)
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class Box:
         """The encoder that serves here, and why no better one; its remark goes to `remark`."""
         settings = self.settings
         # On the CPU nothing has to be known of the device, which takes a while to ask.
-        device = describe() if settings.encoder != ONNX_CPU else Device("", "", providers=_CPU)
+        device = describe() if settings.encoder != ONNX_CPU else Device("", "")
         folder = EngineFolder(settings.engines_folder)
         threads = settings.threads or None
         found = serve(self.bundle, device, folder, wanted=settings.encoder, threads=threads)

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from accrue.bundle import ENCODER, Bundle, default_bundle_path
 from accrue.device import Device, describe
-from accrue.errors import AccrueError, NotFound, UsageError
+from accrue.errors import AccrueError, EngineError, NotFound, UsageError
 from accrue.service.settings import Settings
 from accrue.vision.encode import golden_check
 from accrue.vision.engines import (
     FLAVOURS,
     Dropped,
     Engine,
-    EngineError,
     EngineFolder,
     EngineKey,
     Profile,
@@ -90,7 +89,7 @@ class Engines:
         Raises:
             EngineError: TensorRT is absent, or cannot build.
             BundleError: TensorRT cannot take the ONNX, or the engine failed the golden check.
-            BuildCancelled, Conflict, StoreError: nothing was written.
+            Cancelled, Conflict, StoreError: nothing was written.
         """
         flavour = flavour or self.flavour()
         if why := cannot_build(self.device, flavour):

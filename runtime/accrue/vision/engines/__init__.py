@@ -4,17 +4,15 @@ from accrue.vision.engines.folder import Engine, EngineFolder
 from accrue.vision.engines.key import FLAVOURS, RTX, TENSORRT, EngineKey, Profile, difference
 from accrue.vision.engines.select import CANDIDATES, Dropped, Facts, Selection, cannot_build, select
 from accrue.vision.engines.serve import Serving, choose, mismatch, open_engine, serve
-from accrue.vision.engines.trt import BuildCancelled, EngineError, Plan, build, load_module
+from accrue.vision.engines.trt import Plan, build, load_module
 
 __all__ = [
     "CANDIDATES",
     "FLAVOURS",
     "RTX",
     "TENSORRT",
-    "BuildCancelled",
     "Dropped",
     "Engine",
-    "EngineError",
     "EngineFolder",
     "EngineKey",
     "Facts",

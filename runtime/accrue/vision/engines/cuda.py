@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from accrue.vision.engines.trt import EMBEDDING, IMAGE, EngineError, new_context
+from accrue.errors import EngineError
+from accrue.vision.engines.trt import EMBEDDING, IMAGE, new_context
 
 
 class Execution:

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from accrue import __version__
-from accrue.errors import Conflict, FormatError, NotFound, StoreError
+from accrue.errors import Conflict, EngineError, FormatError, NotFound, StoreError
 from accrue.store.failures import translated
 from accrue.store.files import STEPS, FileSteps, write_atomically
 from accrue.vision.encode import Parity
 from accrue.vision.engines.key import EngineKey
-from accrue.vision.engines.trt import EngineError, Plan
+from accrue.vision.engines.trt import Plan
 
 FORMAT_VERSION = 1
 ACTIVE = "active.json"

@@ -213,8 +213,8 @@ def numpy(facts: Facts, candidate: str) -> Why | None:
 
 def provider(facts: Facts, candidate: str) -> Why | None:
     needed = PROVIDERS.get(candidate)
-    if needed is None or needed in facts.device.providers:
-        return None
+    if needed is None or candidate == ONNX_CPU or needed in facts.device.providers:
+        return None  # where even the CPU's is missing, opening it says what is wrong
     if both := both_installed(facts.device):
         return Why(f"{both}, and what is left has no {needed}", _ONE_RUNTIME)
     here = facts.device.package("onnxruntime-gpu") or facts.device.package("onnxruntime")

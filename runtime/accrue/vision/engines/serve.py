@@ -72,21 +72,18 @@ def serve(
     """
     selection, fitting = choose(bundle, device, folder, wanted)
     dropped = list(selection.dropped)
+    encoder: BundleEncoder | None = None
     for candidate in selection.left:
         try:
             encoder = _open(candidate, bundle, device, folder, fitting.get(candidate), threads)
+            break
         except AccrueError as error:
             if candidate == ONNX_CPU:
                 raise
             dropped.append(Dropped(candidate, "opening", error.message, error.hint))
-            continue
-        built = {e.key.flavour for e in folder.engines() if e.space_id == encoder.space_id}
-        remark = _remark(candidate, wanted, dropped, built)
-        return Serving(encoder, candidate, tuple(dropped), remark)
-    raise AccrueError(
-        f"no encoder can serve on this device: {selection.why_not(ONNX_CPU)}",
-        hint="see: accrue engine status",
-    )
+    assert encoder is not None  # ONNX Runtime on the CPU is never dropped
+    built = {e.key.flavour for e in folder.engines() if e.space_id == encoder.space_id}
+    return Serving(encoder, candidate, tuple(dropped), _remark(candidate, wanted, dropped, built))
 
 
 def choose(

@@ -12,23 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from accrue.errors import AccrueError, BundleError
+from accrue.errors import BundleError, Cancelled, EngineError
 from accrue.vision.engines.key import RTX, TENSORRT, Profile
 
 IMAGE, EMBEDDING = "image", "embedding"
 MODULES = {TENSORRT: "tensorrt", RTX: "tensorrt_rtx"}
 LEAST_MAJOR = 10  # from it on a network is strongly typed, so that precision lives in the ONNX
 Step = Callable[[str, int, int], None]  # what is done, steps done, steps in all
-
-
-class BuildCancelled(AccrueError):
-    """The build was stopped before it was done; nothing was written."""
-
-    exit_code = 130
-
-
-class EngineError(AccrueError):
-    """An engine that cannot be built or loaded here."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +105,7 @@ def build(
     Raises:
         BundleError: TensorRT cannot take the ONNX; names node and operator.
         EngineError: there is no GPU for ``tensorrt``, or it cannot build.
-        BuildCancelled: `cancelled` said so.
+        Cancelled: `cancelled` said so.
     """
     logger = _logger(trt)
     builder = _builder(trt, logger)
@@ -137,7 +127,7 @@ def build(
     logger.errors.clear()
     content = builder.build_serialized_network(network, config)
     if monitor.stopped:
-        raise BuildCancelled("the build was stopped; no engine was written")
+        raise Cancelled("the build was stopped; no engine was written")
     if content is None:
         raise EngineError(
             f"{trt.__name__} {trt.__version__} cannot build the engine: "
