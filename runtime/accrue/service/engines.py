@@ -29,9 +29,8 @@ from accrue.vision.engines import (
 from accrue.vision.engines.trt import Step, flags_of
 
 WORKSPACE_MIB = 1024
-# Free memory that a build needs beyond its workspace, in sizes of the ONNX file: see
-# docs/engines.md, "Memory", for what was measured.
-ONNX_SIZES = 8
+# Memory of a build beside its workspace; docs/engines.md, "Memory", says what was measured.
+BUILD_ONNX_SIZES, BUILD_MIB = 4, 256
 FP16, FP32 = "fp16", "fp32"
 
 
@@ -203,7 +202,7 @@ class Engines:
     def needed_bytes(self, workspace_mib: int = WORKSPACE_MIB) -> int:
         """Free memory that a build is expected to take."""
         file = self.bundle.manifest.files[self.file(None)]
-        return ONNX_SIZES * file.bytes + (workspace_mib << 20)
+        return BUILD_ONNX_SIZES * file.bytes + ((BUILD_MIB + workspace_mib) << 20)
 
     def _misfit(self, engine: Engine) -> str:
         if engine.space_id != self.bundle.manifest.space_id:
