@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from accrue.bundle import Preprocess
-from accrue.errors import BundleError
+from accrue.errors import BundleError, NotFound
 
 OLDEST_OPSET = 13
 FP16_FROM_ELEMENTS = 1_000  # smaller tensors (biases, scales) stay float32: no size, some accuracy
 FP16_LARGEST = 65_504.0
 _PREFIX = "net/"  # so that no name of the model can be "image" or "embedding"
 _WEIGHTS_LIMIT_BYTES = 2**31 - 2**24  # one protobuf message holds 2 GiB; 16 MiB for the graph
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The model of a file, with the weights that lie beside it.
+
+    Raises:
+        NotFound: no file. BundleError: it is no ONNX model, or its weights are missing.
+    """
+    if not path.is_file():
+        raise NotFound(f"no ONNX file {path}", path=str(path))
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's error has another home in every version
+        raise BundleError(
+            f"{path} is no ONNX model: {' '.join(str(error).split())}", path=str(path)
+        ) from error
+    if not model.graph.node:
+        raise BundleError(f"{path} is no ONNX model: it has no graph", path=str(path))
+    files = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for file in sorted(files):
+        if not (path.parent / file).is_file():
+            raise BundleError(
+                f"the weights of {path} lie in {file}, which is not beside it",
+                hint=f"put {file} into {path.parent}",
+                path=str(path),
+                file=file,
+            )
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise BundleError(
+            f"the weights of {path} cannot be read: {' '.join(str(error).split())}", path=str(path)
+        ) from error
+    return model
 
 
 def wrap(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,21 +23,29 @@ from numpy.typing import NDArray
 from accrue import __version__
 from accrue.bundle import (
     ENCODER,
+    ENCODER_FP16,
     GOLDEN_EMBEDDINGS,
     MANIFEST,
     Bundle,
     FileEntry,
     Manifest,
+    Precision,
     Preprocess,
     is_entry_name,
     space_id,
 )
-from accrue.errors import BundleError, Conflict, NotFound
+from accrue.errors import BundleError, Conflict, NotFound, Refused
 from accrue.vision.decode import decode
 from accrue.vision.encode import MIN_COSINE, OnnxEncoder, golden_check
 from accrue.vision.preprocess import Preprocessor
 from accrue_export.graph import unfit, wrap
+from accrue_export.parity import Parity, parity, run_onnx
+from accrue_export.precision import to_fp16
+from accrue_export.report import REPORT, report
+from accrue_export.steps import Step, silent
 
+PACKED = (".zip", ".accrue")  # an output with such a name becomes one file
+MIN_EXPORT_COSINE = 0.99999  # of the graph to the model it was exported from
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _FILE_MODE = 0o644
 
@@ -53,16 +62,21 @@ def write_bundle(
     preprocess: Preprocess,
     golden: Sequence[tuple[str, bytes]],
     fp16_weights: bool = False,
+    fp16: bool = False,
+    reference: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
     extra: Mapping[str, bytes] = MappingProxyType({}),
     text: Mapping[str, Any] | None = None,
+    producer: Mapping[str, str] = MappingProxyType({}),
+    notes: Sequence[str] = (),
+    step: Step = silent,
 ) -> Bundle:
-    """Write a bundle folder; the same arguments give the same bytes of ``encoder.onnx``.
+    """Write a bundle; the same arguments give the same bytes of ``encoder.onnx``.
 
     It is built in a folder beside ``out``, checked, and only then renamed, so that a half-written
-    bundle never stands under its name.
+    bundle never stands under its name. What an earlier call left when it was killed is removed.
 
     Args:
-        out: must not exist.
+        out: must not exist. With the suffix ``.zip`` or ``.accrue`` it becomes one file.
         model: float32 image (batch or 1, 3, H, W), RGB, normalised by mean and std, to float32
             (batch, dim) or (batch, dim, 1, 1). It is not changed.
         source: where the weights come from.
@@ -71,24 +85,34 @@ def write_bundle(
         golden: file names (``00.jpg``) and JPEG bytes, at least one.
         fp16_weights: store large weights as float16, half the file. Computing stays float32, and
             the reference embeddings are those of the rounded weights.
+        fp16: add ``encoder.fp16.onnx``, mixed precision, if it comes near enough to the reference.
+        reference: embeddings, of any length, that the original model gives for preprocessed images
+            (n, crop, crop, 3); the written encoder must come within `MIN_EXPORT_COSINE`.
         extra: further files, content by entry name (``text/vocabulary.json``).
         text: the manifest's ``text``, an object that JSON can hold; its files go into ``extra``.
+        producer: versions of what made the model, by name.
+        notes: sentences for the report.
+        step: called with what takes longer than a second; see `accrue_export.steps`.
 
     Raises:
         Conflict: ``out`` exists.
+        Refused: float16 comes no nearer than the golden check allows, or the graph does not
+            compute what ``reference`` does.
         ImageError: a golden image cannot be decoded.
         BundleError: the model, a name or the written bundle does not fit the format.
     """
     if out.exists():
         raise Conflict(f"{out} exists already", hint="give another path", path=str(out))
     _check_golden(golden)
-    wrapped, dim = wrap(model, preprocess, fp16_weights=fp16_weights)
-    encoder: bytes = wrapped.SerializeToString(deterministic=True)
+    with step("normalisation into the graph"):
+        wrapped, dim = wrap(model, preprocess, fp16_weights=fp16_weights)
+        encoder: bytes = wrapped.SerializeToString(deterministic=True)
     contents = {ENCODER: encoder, "LICENSE.txt": licence_text.encode()}
     contents |= {f"golden/{file}": jpeg for file, jpeg in golden}
-    _check_extra(extra, {*contents, GOLDEN_EMBEDDINGS})
+    _check_extra(extra, {*contents, GOLDEN_EMBEDDINGS, ENCODER_FP16, REPORT})
     contents |= extra
     encoder_sha256 = hashlib.sha256(encoder).hexdigest()
+    precisions: dict[str, Precision] = {}
 
     def manifest() -> Manifest:
         return Manifest(
@@ -104,28 +128,77 @@ def write_bundle(
                 file: FileEntry(hashlib.sha256(content).hexdigest(), len(content))
                 for file, content in contents.items()
             },
-            producer={"accrue": __version__, "onnx": onnx.__version__},
+            producer={"accrue": __version__, "onnx": onnx.__version__, **producer},
+            precisions=precisions,
             text=text,
         )
 
-    with _temporary_folder(out) as folder:
+    with _temporary_folder(out) as temporary:
+        folder = temporary / "bundle"
+        folder.mkdir()
         _write_files(folder, contents, manifest())
-        onnx_encoder = OnnxEncoder(Bundle.open(folder))
-        preprocessor = Preprocessor(preprocess)
-        inputs = np.stack(
-            [preprocessor.exact(decode(jpeg, name=file)) for file, jpeg in sorted(golden)]
-        )
-        embeddings = np.concatenate([onnx_encoder.encode_prepared(i[None]) for i in inputs])
-        _check_batches(onnx_encoder, inputs, embeddings)
+        with step("reference embeddings"):
+            onnx_encoder = OnnxEncoder(Bundle.open(folder))
+            preprocessor = Preprocessor(preprocess)
+            inputs = np.stack(
+                [preprocessor.exact(decode(jpeg, name=file)) for file, jpeg in sorted(golden)]
+            )
+            embeddings = np.concatenate([onnx_encoder.encode_prepared(i[None]) for i in inputs])
+            _check_batches(onnx_encoder, inputs, embeddings)
         contents[GOLDEN_EMBEDDINGS] = _npy(embeddings)
-        _write_files(folder, contents, manifest())
-        bundle = Bundle.open(folder)
-        bundle.verify()
-        golden_check(onnx_encoder, bundle)
-        _fsync_tree(folder)
-        folder.rename(out)
+        exported = None
+        if reference:
+            with step("comparing with the original model"):
+                exported = parity(embeddings, reference(inputs))
+            _check_export(exported)
+        if fp16:
+            with step("float16"):
+                half, near = _mixed(wrapped, inputs, embeddings)
+            contents[ENCODER_FP16] = half
+            precisions["fp16"] = near
+        contents[REPORT] = report(manifest(), exported=exported, notes=notes)
+        with step("writing and checking"):
+            _write_files(folder, contents, manifest())
+            bundle = Bundle.open(folder)
+            bundle.verify()
+            golden_check(onnx_encoder, bundle)
+            if out.suffix in PACKED:
+                pack(folder, out)
+            else:
+                _fsync_tree(folder)
+                folder.rename(out)
     _fsync(out.parent)
     return Bundle.open(out)
+
+
+def _check_export(exported: Parity) -> None:
+    if not exported.min_cosine >= MIN_EXPORT_COSINE:
+        raise Refused(
+            f"the ONNX graph does not compute what the model does: least cosine "
+            f"{exported.min_cosine:.6f} on the golden images; expected {MIN_EXPORT_COSINE}",
+            hint="report this with the model's name; nothing was written",
+            found=exported.min_cosine,
+            expected=MIN_EXPORT_COSINE,
+        )
+
+
+def _mixed(
+    model: onnx.ModelProto, inputs: NDArray[np.uint8], reference: NDArray[np.float32]
+) -> tuple[bytes, Precision]:
+    for grouped in (True, False):
+        half: bytes = to_fp16(model, grouped=grouped).SerializeToString(deterministic=True)
+        near = parity(run_onnx(half, inputs), reference)
+        if near.accepted and near.same_nearest == 1:
+            return half, Precision(
+                ENCODER_FP16, near.min_cosine, near.median_cosine, near.same_nearest
+            )
+    raise Refused(
+        f"in float16 this encoder has a least cosine of {near.min_cosine:.6f} to the reference "
+        f"on the golden images; expected {MIN_COSINE}, each image nearest to its own",
+        hint="nothing was written; to build without float16: --no-fp16",
+        found=near.min_cosine,
+        expected=MIN_COSINE,
+    )
 
 
 def pack(bundle_dir: Path, out_file: Path) -> Bundle:
@@ -218,17 +291,35 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
 
 @contextlib.contextmanager
 def _temporary_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out``, gone again unless it was renamed."""
+    """A folder beside ``out``, gone at the end; so are those of writers that were killed.
+
+    A lock on it, which the system drops when its process ends, tells the two apart.
+    """
     _need_folder(out.parent)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        folder.chmod(0o755)  # mkdtemp keeps it to one user
+        prefix = f".{out.name}.part-"
+        _remove_abandoned(out.parent, prefix)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+        handle = os.open(folder, os.O_RDONLY)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
     except OSError as error:
         raise _cannot_write(out, error) from error
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    for folder in [path for path in parent.iterdir() if path.name.startswith(prefix)]:
+        with contextlib.suppress(OSError):  # in use, or not ours: left alone
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(handle)
 
 
 def _need_folder(folder: Path) -> None:

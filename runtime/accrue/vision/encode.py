@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +25,7 @@ Embeddings = NDArray[np.float32]
 CPU_PROVIDER = "CPUExecutionProvider"
 BATCH = 8  # images; more gains little on a CPU and takes memory
 MIN_COSINE = 0.999  # of every golden image to its reference
+_FATAL = 4  # severity in ONNX Runtime's log
 _LENGTH_TOLERANCE = 1e-2  # of the unit norm; fp16 engines stay within 1e-3
 
 
@@ -164,19 +168,19 @@ class OnnxEncoder(BundleEncoder):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
         content = bundle.read(ENCODER)
+        on_gpu = names[0] != CPU_PROVIDER
+        if on_gpu:
+            _prepare_gpu(ort)
         try:
             self._session = ort.InferenceSession(
                 content, options, providers=list(providers), enable_fallback=False
             )
         except self._failures as error:
+            if on_gpu:
+                raise _unusable(ort, names[0], error) from error
             raise self._error(f"ONNX Runtime cannot load it: {_one_line(error)}") from error
         if names[0] not in self.providers:  # it goes on without one that it cannot start
-            raise ConfigError(
-                f"ONNX Runtime cannot use {names[0]} here; it uses {', '.join(self.providers)}",
-                hint="mostly another CUDA or cuDNN than it was built for; see: accrue doctor",
-                found=", ".join(self.providers),
-                expected=names[0],
-            )
+            raise _unusable(ort, names[0])
         self._check_signature()
 
     @property
@@ -272,6 +276,33 @@ def _onnxruntime() -> Any:
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
+
+
+def _prepare_gpu(ort: Any) -> None:
+    """Loads CUDA and cuDNN where they came as Python packages, and keeps ONNX Runtime quiet about
+    what it cannot load: `_unusable` tells it."""
+    ort.set_default_logger_severity(_FATAL)
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+
+
+def _unusable(ort: Any, provider: str, error: Exception | None = None) -> ConfigError:
+    """Why ONNX Runtime cannot use a provider that it has: mostly a library that is not there."""
+    kind = provider.removesuffix("ExecutionProvider").lower()
+    folder = Path(ort.__file__).parent / "capi"
+    reason = _one_line(error) if error else "it gave no reason"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{kind}.so"))
+    except OSError as missing:
+        reason = _one_line(missing)
+    return ConfigError(
+        f"ONNX Runtime {ort.__version__} cannot use {provider} here: {reason}",
+        hint="it needs the CUDA, cuDNN and TensorRT that it was built for: docs/engines.md",
+        found=reason,
+        expected=provider,
+    )
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:

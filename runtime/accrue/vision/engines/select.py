@@ -245,9 +245,9 @@ FILTERS: dict[str, Filter] = {
 
 
 def both_installed(device: Device) -> str:
-    """ "" where it is not so: the two packages hold the same files."""
+    """A line where it is so, else "": in one folder, the two packages hold the same files."""
     plain, gpu = (device.package(name) for name in ("onnxruntime", "onnxruntime-gpu"))
-    if plain is None or gpu is None:
+    if plain is None or gpu is None or plain.folder != gpu.folder:
         return ""
     return (
         f"onnxruntime {plain.version} and onnxruntime-gpu {gpu.version} are both installed and "
