@@ -170,9 +170,10 @@ def describe(
         ask_providers: gives those of ONNX Runtime; default: imports it.
     """
     l4t = _l4t(root)
-    installed = _dpkg(root, ("nvidia-jetpack", "python3-libnvinfer"))
     smi = _of_smi((ask_smi or _run_smi)())
     gpu = (ask_cuda or _ask_cuda)() or smi[0] or _of_tree(root)
+    system = ("nvidia-jetpack", "python3-libnvinfer")
+    installed = _dpkg(root, system) if l4t or gpu else {}  # a large file, of no use without one
     total, available = _memory(root)
     return Device(
         machine=platform.machine(),
