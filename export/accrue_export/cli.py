@@ -19,6 +19,7 @@ from accrue_export.steps import Step, shown
 if TYPE_CHECKING:
     from accrue.bundle import Bundle
     from accrue_export.ladder import Ladder, Photos
+    from accrue_export.models import Tower
 
 EPILOG = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 5 conflict, 6 refused by a quality gate."
 INTERRUPTED = 130
@@ -94,6 +95,12 @@ def build(
     licence_file: LicenceFile = None,
     accept_licence: Accept = "",
     fp16: Fp16 = True,
+    text: Annotated[
+        bool, typer.Option(help="With class-name vectors and text tower, where there is one.")
+    ] = True,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of the text tower, if the hub is away.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a model of open_clip or timm."""
@@ -112,9 +119,10 @@ def build(
         std=_three(std, "--std"),
         licence=licence,
     )
-    text = _text_of(licence_file)
+    terms = _text_of(licence_file)
     models.check_licence(request, accept_licence)
     tower = models.load(request, shown)
+    words = _text_part(tower, tokenizer) if text and tower.clip else None
     graph = models.to_onnx(tower, shown)
     bundle = _write(
         output,
@@ -123,12 +131,14 @@ def build(
         source=tower.source,
         licence=tower.licence,
         accepted=accept_licence,
-        text=text or tower.licence_text,
+        terms=terms or tower.licence_text,
         preprocess=tower.preprocess,
         reference=lambda prepared: models.features(tower, prepared),
         producer=models.versions(),
         notes=tower.notes,
         fp16=fp16,
+        extra=words[0] if words else {},
+        text=words[1] if words else None,
     )
     _written(bundle, as_json)
 
@@ -177,7 +187,7 @@ def import_(
         source=source or f"ONNX file {file.name}",
         licence=canonical(licence),
         accepted=accept_licence,
-        text=_text_of(licence_file),
+        terms=_text_of(licence_file),
         preprocess=Preprocess(short, size, interpolation, means, stds),
         fp16=fp16,
     )
@@ -252,6 +262,16 @@ def compare(
     _say_accuracy(ladders)
 
 
+def _text_part(tower: Tower, folder: Path | None) -> tuple[dict[str, bytes], dict[str, Any]]:
+    from accrue_export import models
+    from accrue_export.text import text_contents, tokenizer_of
+
+    tokenizer = tokenizer_of(tower.clip_name, folder)
+    dim = models.dim_of(tower)
+    with shown("text tower and class names"), progress() as update:
+        return text_contents(tower.clip, tokenizer, dim=dim, progress=update)
+
+
 def _measured(path: Path, photos: tuple[Photos, Photos] | None) -> Ladder:
     from accrue.bundle import Bundle
     from accrue_export.ladder import check, climb
@@ -302,12 +322,15 @@ def _say_accuracy(ladders: Sequence[Ladder]) -> None:
                 for key in ("base_before", "base", "new", "harmonic_mean")
             ]
             rows.append((ladder.name, head, *shares, *halves, f"{ladder.latency_ms:g}"))
+    for ladder in ladders:
+        if ladder.zero_shot is not None:
+            say(f"{ladder.name}: {100 * ladder.zero_shot:.1f} % by the names of the classes alone")
     shots = [count(n, "shot") for n in first.accuracy]
     halves = ["base before", "base", "new", "harmonic"]
     table(("encoder", "head", *shots, *halves, "ms an image"), rows)
 
 
-def _write(out: Path, *, licence: str, accepted: str, text: str, **arguments: Any) -> Bundle:
+def _write(out: Path, *, licence: str, accepted: str, terms: str, **arguments: Any) -> Bundle:
     from accrue_export.catalogue import PERMISSIVE, licence_text, require_acceptance
     from accrue_export.golden import golden_images
     from accrue_export.write import write_bundle
@@ -318,7 +341,7 @@ def _write(out: Path, *, licence: str, accepted: str, text: str, **arguments: An
     return write_bundle(
         out,
         licence_name=licence,
-        licence_text=text or licence_text(licence, what),
+        licence_text=terms or licence_text(licence, what),
         restricted=licence not in PERMISSIVE,
         golden=golden_images(),
         step=step,

@@ -88,39 +88,81 @@ def wrap(
         helper.make_node("Flatten", [_PREFIX + result_name], ["features"], axis=1),  # (n, dim)
         helper.make_node("LpNormalization", ["features"], ["embedding"], axis=1, p=2),
     ]
-    initializers = [_plain(tensor) for tensor in graph.initializer]
+    constants = [
+        numpy_helper.from_array(values.astype(np.float32).reshape(1, 3, 1, 1), key)
+        for key, values in (("mean", mean), ("std", std))
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", size, size, 3])
+    nodes = [*before, *graph.node, *after]
+    return _sealed(inner, nodes, constants, image, dim, fp16_weights=fp16_weights), dim
+
+
+def wrap_text(
+    model: onnx.ModelProto, context: int, *, fp16_weights: bool = False
+) -> tuple[onnx.ModelProto, int]:
+    """The text tower with int64 ``tokens`` (batch, context) in and unit-norm float32 ``embedding``
+    out, and its dim.
+
+    Args:
+        model: one int64 input (batch, context), one float32 output (batch, dim) of any length.
+
+    Raises:
+        BundleError: the model has another signature, or weights outside the file.
+    """
+    inputs = [(_type_of(i), i.name) for i in model.graph.input]
+    if len(inputs) != 1 or inputs[0][0] != (TensorProto.INT64, [None, context]):
+        found = ", ".join(_described(i) for i in model.graph.input)
+        raise unfit(f"its inputs are {found or 'none'}", f"one int64 input (batch, {context})")
+    result_name, dim = _only_output(model)
+    inner = onnx.compose.add_prefix(model, _PREFIX)
+    before = [helper.make_node("Identity", ["tokens"], [_PREFIX + inputs[0][1]])]
+    after = [
+        helper.make_node("LpNormalization", [_PREFIX + result_name], ["embedding"], axis=1, p=2)
+    ]
+    tokens = helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", context])
+    nodes = [*before, *inner.graph.node, *after]
+    return _sealed(inner, nodes, [], tokens, dim, fp16_weights=fp16_weights), dim
+
+
+def _sealed(
+    inner: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Sequence[onnx.TensorProto],
+    source: onnx.ValueInfoProto,
+    dim: int,
+    *,
+    fp16_weights: bool,
+) -> onnx.ModelProto:
+    """The nodes with the weights of `inner` as a model that says nothing of where it was made."""
+    initializers = [_plain(tensor) for tensor in inner.graph.initializer]
     casts: list[onnx.NodeProto] = []
     if fp16_weights:
         initializers, casts = _halved(initializers)
-    for key, values in (("mean", mean), ("std", std)):
-        shaped = values.astype(np.float32).reshape(1, 3, 1, 1)
-        initializers.append(numpy_helper.from_array(shaped, key))
+    initializers += constants
     weights = sum(len(tensor.raw_data) for tensor in initializers)
     if weights > _WEIGHTS_LIMIT_BYTES:
         raise unfit(f"its weights have {weights:,} bytes", f"at most {_WEIGHTS_LIMIT_BYTES:,}")
-    nodes = [*casts, *before, *graph.node, *after]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", size, size, 3])
     embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dim])
     # value_info is left out: it may hold the fixed batch size of the export.
-    outer = helper.make_graph(nodes, "encoder", [image], [embedding], initializers)
-    wrapped = helper.make_model(
+    outer = helper.make_graph([*casts, *nodes], "encoder", [source], [embedding], initializers)
+    sealed = helper.make_model(
         outer,
         opset_imports=list(inner.opset_import),
         functions=list(inner.functions),
         ir_version=inner.ir_version,
         producer_name="accrue",
     )
-    _strip(wrapped.graph.node)
-    for function in wrapped.functions:
+    _strip(sealed.graph.node)
+    for function in sealed.functions:
         function.doc_string = ""
         del function.metadata_props[:]
         del function.value_info[:]
         _strip(function.node)
     try:
-        onnx.checker.check_model(wrapped)
+        onnx.checker.check_model(sealed)
     except onnx.checker.ValidationError as error:
         raise unfit(" ".join(str(error).split()), "a valid ONNX model") from error
-    return wrapped, dim
+    return sealed
 
 
 def _only_input(model: onnx.ModelProto, size: int) -> str:
@@ -137,7 +179,8 @@ def _only_input(model: onnx.ModelProto, size: int) -> str:
         or shape[1] not in (3, None)
         or any(side != size for side in sides)
     ):
-        raise unfit(f"its input is {_described(inputs[0])}", expected)
+        last = ", channels last" if len(shape) == 4 and shape[3] == 3 else ""
+        raise unfit(f"its input is {_described(inputs[0])}{last}", expected)
     name: str = inputs[0].name
     return name
 

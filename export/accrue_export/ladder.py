@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from accrue.vision.decode import decode
 from accrue.vision.encode import BATCH, MIN_COSINE, OnnxEncoder
 from accrue.vision.preprocess import Preprocessor
 from accrue.vision.sources import labelled_images
+from accrue.vision.text import TextEncoder
 from accrue_export.parity import Parity, Rows, parity, run_onnx
 from accrue_export.steps import Step, silent
 
@@ -45,6 +47,8 @@ class Ladder:
             than the reference.
         latency_ms: median of one image through the reference in ONNX Runtime on this machine.
         accuracy: by shots, then head; mean of the draws.
+        zero_shot: the same by the vectors of the classes' names alone; None where the bundle has no
+            text part.
         split: by head: ``base`` and ``new`` after both halves of the classes were taught, one
             after the other, their harmonic mean, and ``base_before`` the second half came.
         refused: what could not be read, with the reason.
@@ -61,6 +65,7 @@ class Ladder:
     train: int = 0
     test: int = 0
     accuracy: dict[int, dict[str, float]] = field(default_factory=dict)
+    zero_shot: float | None = None
     split: dict[str, dict[str, float]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
@@ -132,6 +137,10 @@ def climb(bundle: Bundle, train: Photos, test: Photos, ladder: Ladder, progress:
             for head in HEADS:
                 totals[head] += _accuracy(head, state, queries, labels) / len(SEEDS)
         ladder.accuracy[shots] = totals
+    if bundle.manifest.text is not None:
+        progress(f"{ladder.name}: names of the classes", 0, 1)
+        ladder.zero_shot = _zero_shot(bundle, sorted(train), queries, labels)
+        progress(f"{ladder.name}: names of the classes", 1, 1)
     ladder.split = _split(ladder, train, rows, queries, labels)
     _photo_parity(bundle, encoder, train, rows, paths, ladder, progress)
 
@@ -210,6 +219,16 @@ def _right(head: str, state: State, queries: Rows, labels: Sequence[str]) -> NDA
     chosen = np.array(served.ids)[served.scores(queries).argmax(axis=1)]
     right: NDArray[np.bool_] = chosen == np.array(labels)
     return right
+
+
+def _zero_shot(
+    bundle: Bundle, classes: Sequence[str], queries: Rows, labels: Sequence[str]
+) -> float:
+    """By the last part of a class's path, as words: Fruit/Golden-Delicious is golden delicious."""
+    names = [re.sub(r"[\s_-]+", " ", name.rpartition("/")[2]).lower() for name in classes]
+    vectors = TextEncoder(bundle).embed(names)  # (n_classes, dim)
+    chosen = np.array(classes)[(queries @ vectors.T).argmax(axis=1)]
+    return float(np.mean(chosen == np.array(labels)))
 
 
 def _split(

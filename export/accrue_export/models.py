@@ -71,7 +71,8 @@ class Tower:
 
     Attributes:
         module: torch module, float32 (n, 3, size, size) normalised to (n, dim), in evaluation mode.
-        clip: the whole open_clip model with its text tower, where there is one.
+        clip: the whole open_clip model with its text tower, where there is one; clip_name: its
+            name there.
         licence_text: as found beside the weights; may be empty.
         notes: what the bundle does otherwise than the training did.
     """
@@ -83,6 +84,7 @@ class Tower:
     licence: str
     licence_text: str = ""
     clip: Any = None
+    clip_name: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -165,6 +167,12 @@ def features(tower: Tower, prepared: NDArray[np.uint8]) -> NDArray[np.float32]:
     with torch.no_grad():
         rows = [tower.module(torch.from_numpy(plane[None].copy())).numpy() for plane in planes]
     return np.concatenate(rows).reshape(len(rows), -1)
+
+
+def dim_of(tower: Tower) -> int:
+    """Values of an embedding."""
+    size = tower.preprocess.crop
+    return features(tower, np.zeros((1, size, size, 3), np.uint8)).shape[1]
 
 
 def versions() -> dict[str, str]:
@@ -377,7 +385,11 @@ def _from_hub(request: Request) -> Tower:
     )
     source = f"{repo} on the Hugging Face hub"
     tower = Tower(_ImageOnly(clip), repo, source, preprocess, _licence(request, licences, repo))
-    tower.clip, tower.licence_text = clip, _licence_beside(f"{repo}/")
+    tower.clip, tower.clip_name, tower.licence_text = (
+        clip,
+        request.model,
+        _licence_beside(f"{repo}/"),
+    )
     tower.notes += _notes(wanted.get("resize_mode", "shortest"), "its hub configuration")
     return tower
 

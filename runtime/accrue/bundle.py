@@ -283,11 +283,16 @@ class Bundle:
                 path=str(self.path),
             )
         expected = (len(names), self.manifest.dim)
-        embeddings = self._float32(GOLDEN_EMBEDDINGS, expected)
+        embeddings = self.float32(GOLDEN_EMBEDDINGS, expected)
         return [(name, self.read(name), row) for name, row in zip(names, embeddings, strict=True)]
 
-    def _float32(self, name: str, expected: tuple[int, int]) -> NDArray[np.float32]:
-        """A .npy file of the bundle as float32 of the expected shape; never unpickles."""
+    def float32(self, name: str, expected: tuple[int, int]) -> NDArray[np.float32]:
+        """A .npy file of the bundle as float32 of the expected shape; never unpickles.
+
+        Raises:
+            NotFound: the manifest does not list it.
+            BundleError: it was altered, or is no such array, or holds what is not finite.
+        """
         content = io.BytesIO(self.read(name))
         try:
             version = np.lib.format.read_magic(content)

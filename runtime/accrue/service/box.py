@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from accrue.bundle import Bundle, default_bundle_path
 from accrue.device import Device, describe
 from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, StoreCorrupt
-from accrue.learn import Calibration, Choice, Decision, State, choose, quantise
+from accrue.learn import SCALE, Calibration, Choice, Decision, State, choose, quantise
 from accrue.learn.statistics import Rows
 from accrue.service.settings import Settings
 from accrue.store import (
@@ -39,6 +39,7 @@ from accrue.vision.decode import decode
 from accrue.vision.encode import BundleEncoder
 from accrue.vision.engines import EngineFolder, Serving, serve
 from accrue.vision.engines.select import ONNX_CPU
+from accrue.vision.text import TextEncoder
 
 Image = NDArray[np.uint8]
 BATCH = 8
@@ -86,12 +87,14 @@ class Learned:
 
     Attributes:
         state: the sums. shots: (class id, int16 rows) of each kept shot. names: by class id.
+        texts: by class id, float64 (dim,) of unit length, of each class that was taught by name.
     """
 
     state: State
     shots: list[tuple[str, Rows]]
     names: dict[str, str]
     settings: Settings
+    texts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
     def choice(self) -> Choice:
@@ -157,6 +160,10 @@ class Box:
     def encoder(self) -> BundleEncoder:
         return self.serving.encoder
 
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        return TextEncoder(self.bundle, threads=self.settings.threads or None)
+
     def store(self, *, create: bool = False) -> Store:
         """The store for writing. Without `create`, raises NotFound where nothing was taught."""
         if self._store is None or self._store.readonly:
@@ -199,13 +206,16 @@ class Box:
             state = State(store.space_id, store.dim)
             shots: list[tuple[str, Rows]] = []
             names = {}
+            texts = {}
             for found in store.rows_by_class():
                 names[found.id] = found.name
                 state.add(found.id, found.rows)
                 if found.folded is not None:
                     state.add_statistics(found.id, found.folded)
                 shots += [(found.id, rows) for _, rows in found.by_shot()]
-            self._learned = (revision, Learned(state, shots, names, self.settings))
+                if found.text is not None:
+                    texts[found.id] = found.text.astype(np.float64) / SCALE
+            self._learned = (revision, Learned(state, shots, names, self.settings, texts))
         return self._learned[1]
 
     # ---- teaching and asking --------------------------------------------------------------------
@@ -238,6 +248,28 @@ class Box:
             rows = quantise(row[None])
             shot = store.add_shot(teaching, rows, source=source, thumb=self._thumbnail(image))
             yield Receipt(shot, source, teaching.class_name, len(rows))
+
+    def teach_by_name(self, name: str, prompt: str | None = None) -> Entry:
+        """Teaches a class by its name alone, or by another text about it; again, it replaces that.
+
+        Args:
+            prompt: taken as it is, instead of the name in the bundle's templates.
+
+        Raises:
+            NotFound: the bundle has no text part.
+            UsageError: not a name, or a text that is too long for the text tower.
+            AccrueError: the package tokenizers is missing, and the name is not in the vocabulary.
+        """
+        name = clean_name(name)
+        self.require_same_space()
+        if prompt is None:
+            vector = self.text_encoder.embed([name])
+        else:
+            vector = self.text_encoder.tower.embed([prompt])
+        store = self.store(create=True)
+        return store.teach_by_name(
+            name, quantise(vector)[0], prompt=prompt, actor=self.settings.actor
+        )
 
     def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
         """Says what each image shows."""

@@ -81,7 +81,12 @@ _VERSION_1: Migration = (
     "CREATE INDEX change_by_column ON change (key, col, tbl)",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_VERSION_1,)
+_VERSION_2: Migration = (
+    "ALTER TABLE class ADD COLUMN prompt TEXT",
+    "ALTER TABLE class ADD COLUMN text BLOB",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2)
 
 
 def check_version(connection: sqlite3.Connection, path: Path, known: int = len(MIGRATIONS)) -> int:
