@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,38 @@ def test_the_default_encoder_becomes_a_real_engine(default: Bundle, profile: Pro
     check(plan, 192, 256, profile)
     assert len(plan.content) > default.manifest.files["encoder.onnx"].bytes / 2
     assert plan.flags == {"strongly_typed": True, "workspace_mib": 512}
+
+
+REAL = {"MobileCLIP2-S0": 256, "MobileCLIP-S1": 256, "ViT-B-16": 224}  # px
+
+
+@pytest.mark.timeout(900)  # s; the first to ask for a bundle waits for its export
+@pytest.mark.parametrize("model", sorted(REAL))
+def test_a_real_architecture_becomes_real_engines_in_both_precisions(
+    built_bundle: Callable[[str], Path], model: str
+) -> None:
+    """The same signature from both, float32 at its ends; the fp16 plan holds half the bytes."""
+    bundle = Bundle.open(built_bundle(model))
+    sizes = {}
+    for file in ("encoder.onnx", "encoder.fp16.onnx"):
+        plan = built(bundle, file, profile=Profile(1, 1, 8))
+        check(plan, REAL[model], 512, Profile(1, 1, 8))
+        sizes[file] = len(plan.content)
+    assert sizes["encoder.onnx"] > 0.9 * bundle.manifest.files["encoder.onnx"].bytes
+    assert sizes["encoder.fp16.onnx"] < 0.65 * sizes["encoder.onnx"]
+
+
+@pytest.mark.timeout(900)
+def test_an_engine_is_built_from_fp16_where_the_bundle_carries_it(
+    built_bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its key holds that file's hash; float32 is still to be had by name."""
+    engines = Engines(Settings(state=tmp_path, bundle=built_bundle("MobileCLIP2-S0")))
+    files = engines.bundle.manifest.files
+    engine = engines.build(flavour=RTX).engine
+    assert engine.file == "encoder.fp16.onnx"
+    assert engine.key.onnx_sha256 == files["encoder.fp16.onnx"].sha256
+    assert engines.file("fp32") == "encoder.onnx"
 
 
 def test_progress_goes_from_none_to_all(default: Bundle) -> None:
