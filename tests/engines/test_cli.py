@@ -42,10 +42,11 @@ def accrue(
 
     def run(*words: object, **variables: str) -> Done:
         capsys.readouterr()
-        with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        with monkeypatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
-            main([str(word) for word in words])
+            with pytest.raises(SystemExit) as left:
+                main([str(word) for word in words])
         assert isinstance(left.value.code, int)
         return Done(left.value.code, *capsys.readouterr())
 

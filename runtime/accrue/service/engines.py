@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accrue.bundle import ENCODER, Bundle, default_bundle_path
 from accrue.device import Device, describe
-from accrue.errors import AccrueError, EngineError, NotFound, UsageError
+from accrue.errors import BundleError, EngineError, NotFound, UsageError
 from accrue.service.settings import Settings
 from accrue.vision.encode import golden_check
 from accrue.vision.engines import (
@@ -127,6 +127,9 @@ class Engines:
             )
             try:
                 engine = self._check(engine)
+            except BundleError:
+                self.folder.remove(engine)
+                raise
             except EngineError as error:  # it cannot be loaded here, as without a driver
                 return Built(engine, self.folder.plan_path(engine), error.message)
         return Built(engine, self.folder.plan_path(engine))
@@ -213,7 +216,7 @@ class Engines:
         encoder = open_engine(self.bundle, self.folder, engine)
         try:
             parity = golden_check(encoder, self.bundle)
-        except AccrueError:
+        except BundleError:
             self.folder.deactivate(engine)
             raise
         finally:

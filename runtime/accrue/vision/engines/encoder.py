@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from accrue.bundle import Bundle
+from accrue.errors import EngineError
 from accrue.vision.encode import BATCH, BundleEncoder, Embeddings
 from accrue.vision.engines.cuda import Execution
 from accrue.vision.engines.key import Profile
@@ -32,7 +33,7 @@ class EngineEncoder(BundleEncoder):
         self, bundle: Bundle, trt: Any, content: bytes, profile: Profile, *, graphs: bool = True
     ) -> None:
         super().__init__(bundle, batch=min(BATCH, profile.most))
-        self._least = profile.least
+        self._least, self._most = profile.least, profile.most
         self._execution = Execution(
             trt, load(trt, content), self._size, self._dim, profile.most, graphs=graphs
         )
@@ -47,6 +48,8 @@ class EngineEncoder(BundleEncoder):
 
     def _run(self, batch: Pixels) -> Embeddings:
         count = len(batch)
+        if count > self._most:
+            raise EngineError(f"a batch of {count} images; the engine takes at most {self._most}")
         if count < self._least:
             filling = np.zeros((self._least - count, *batch.shape[1:]), np.uint8)
             batch = np.concatenate([batch, filling])

@@ -199,6 +199,13 @@ class EngineFolder:
         self._write_active(active)
         self._write_sidecar(replace(engine, parity=None))
 
+    def remove(self, engine: Engine) -> None:
+        """Deletes both files, the sidecar first."""
+        path = self.plan_path(engine)
+        with translated(path):
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
     def serving(self, space_id: str, flavour: str) -> list[Engine]:
         """The active engine, then the previous one; those of them that are there."""
         by_stem = {engine.stem: engine for engine in self.engines()}
