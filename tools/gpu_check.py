@@ -22,7 +22,7 @@ from accrue.service.engines import Engines
 from accrue.service.settings import Settings
 from accrue.vision.encode import BundleEncoder, OnnxEncoder, golden_check
 from accrue.vision.engines import FLAVOURS, open_engine
-from accrue.vision.engines.select import ONNX_CPU, ONNX_CUDA, PROVIDERS, Facts, select
+from accrue.vision.engines.selection import ONNX_CPU, ONNX_CUDA, PROVIDERS, Facts, select
 
 BATCHES = (1, 8)  # one frame of a camera, and a full batch of photos
 WARM_UP, REPEATS = 5, 50  # runs

@@ -10,7 +10,7 @@ import pytest
 
 from accrue.device import Device, Package
 from accrue.vision.engines import CANDIDATES, Facts, cannot_build, select
-from accrue.vision.engines.select import Why
+from accrue.vision.engines.selection import Why
 
 RECORDED = Path(__file__).parents[1] / "data" / "devices"
 NAMES = sorted(path.stem for path in RECORDED.glob("*.json"))

@@ -29,7 +29,7 @@ from accrue.vision.engines import (
     select,
     serve,
 )
-from accrue.vision.engines.serve import provider_options
+from accrue.vision.engines.serving import provider_options
 
 DEVICES = Path(__file__).parents[1] / "data" / "devices"
 PARITY = Parity(0.9995, 0.9999, True)

@@ -38,7 +38,7 @@ from accrue.store.store import Retain
 from accrue.vision.decode import decode
 from accrue.vision.encode import BundleEncoder
 from accrue.vision.engines import EngineFolder, Serving, serve
-from accrue.vision.engines.select import ONNX_CPU
+from accrue.vision.engines.selection import ONNX_CPU
 from accrue.vision.text import TextEncoder
 
 Image = NDArray[np.uint8]

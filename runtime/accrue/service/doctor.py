@@ -20,8 +20,8 @@ from accrue.service.engines import Engines, Status
 from accrue.service.settings import Settings
 from accrue.vision.encode import golden_check
 from accrue.vision.engines import FLAVOURS, TENSORRT, Dropped, cannot_build
-from accrue.vision.engines.select import ONNX_CUDA, both_installed
-from accrue.vision.engines.serve import NAMES
+from accrue.vision.engines.selection import ONNX_CUDA, both_installed
+from accrue.vision.engines.serving import NAMES
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 LEAST_FREE_BYTES = 100 * 2**20

@@ -18,7 +18,7 @@ import yaml
 from accrue.errors import ConfigError
 from accrue.learn import HEADS, Gaussian, Head, Prototype, Ridge
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
-from accrue.vision.engines.select import CANDIDATES
+from accrue.vision.engines.selection import CANDIDATES
 
 AUTO = "auto"
 LARGEST_FILE_BYTES = 1 << 20

@@ -2,8 +2,15 @@
 
 from accrue.vision.engines.folder import Engine, EngineFolder
 from accrue.vision.engines.key import FLAVOURS, RTX, TENSORRT, EngineKey, Profile, difference
-from accrue.vision.engines.select import CANDIDATES, Dropped, Facts, Selection, cannot_build, select
-from accrue.vision.engines.serve import Serving, choose, mismatch, open_engine, serve
+from accrue.vision.engines.selection import (
+    CANDIDATES,
+    Dropped,
+    Facts,
+    Selection,
+    cannot_build,
+    select,
+)
+from accrue.vision.engines.serving import Serving, choose, mismatch, open_engine, serve
 from accrue.vision.engines.trt import Plan, build, load_module
 
 __all__ = [

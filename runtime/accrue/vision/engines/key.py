@@ -51,7 +51,7 @@ class EngineKey:
         tensorrt: its full version.
         machine: of the processor, as ``x86_64``.
         cuda, l4t, gpu, compute_capability, sm_count: of the device. Empty for TensorRT-RTX, whose
-            engines fit every GPU that it knows (`accrue.vision.engines.select`).
+            engines fit every GPU that it knows (`accrue.vision.engines.selection`).
     """
 
     onnx_sha256: str

@@ -14,7 +14,7 @@ from accrue.vision.encode import CPU_PROVIDER, BundleEncoder, OnnxEncoder, golde
 from accrue.vision.engines.encoder import EngineEncoder
 from accrue.vision.engines.folder import Engine, EngineFolder
 from accrue.vision.engines.key import FLAVOURS, RTX, TENSORRT, EngineKey, Profile, difference
-from accrue.vision.engines.select import (
+from accrue.vision.engines.selection import (
     AUTO,
     ONNX_CPU,
     ONNX_CUDA,
