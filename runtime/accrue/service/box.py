@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accrue.bundle import Bundle, default_bundle_path
+from accrue.device import Device, describe
 from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, Refused, StoreCorrupt
 from accrue.learn import Calibration, Choice, Decision, State, choose, leave_one_out, quantise
 from accrue.learn.decision import UNKNOWN
@@ -46,7 +47,9 @@ from accrue.store import (
 from accrue.store.database import FILE_NAME
 from accrue.store.store import Retain
 from accrue.vision.decode import decode
-from accrue.vision.encode import OnnxEncoder
+from accrue.vision.encode import BundleEncoder
+from accrue.vision.engines import EngineFolder, Serving, serve
+from accrue.vision.engines.selection import ONNX_CPU
 from accrue.vision.text import TextEncoder
 
 Image = NDArray[np.uint8]
@@ -209,8 +212,12 @@ class Box:
     Nothing is opened before it is needed: listing classes loads no encoder.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, remark: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """`remark` is told, in a line, of what is not as it was expected but goes on."""
         self.settings = settings
+        self._remark = remark
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
 
@@ -233,8 +240,21 @@ class Box:
         return Bundle.open(self.settings.bundle or default_bundle_path())
 
     @cached_property
-    def encoder(self) -> OnnxEncoder:
-        return OnnxEncoder(self.bundle, threads=self.settings.threads or None)
+    def serving(self) -> Serving:
+        """The encoder that serves here, and why no better one; its remark goes to `remark`."""
+        settings = self.settings
+        # On the CPU nothing has to be known of the device, which takes a while to ask.
+        device = describe() if settings.encoder != ONNX_CPU else Device("", "")
+        folder = EngineFolder(settings.engines_folder)
+        threads = settings.threads or None
+        found = serve(self.bundle, device, folder, wanted=settings.encoder, threads=threads)
+        if found.remark:
+            self._remark(found.remark)
+        return found
+
+    @property
+    def encoder(self) -> BundleEncoder:
+        return self.serving.encoder
 
     @cached_property
     def text_encoder(self) -> TextEncoder:

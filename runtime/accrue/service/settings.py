@@ -20,6 +20,7 @@ from accrue.learn import HEADS, Gaussian, Head, Prototype, Ridge
 from accrue.learn.guard import ALLOWED
 from accrue.store.memory import DEFAULT_MEMORY_BYTES
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
+from accrue.vision.engines.selection import CANDIDATES
 
 AUTO = "auto"
 LARGEST_FILE_BYTES = 1 << 20
@@ -73,7 +74,13 @@ class Settings:
     blur: float = _key("blur above which a photo is not taught, 0 to 1; 1: off", 0.62)
     guard: float = _key("fall of left-out accuracy that a change may cause; 1: any", ALLOWED)
     threads: int = _key("of the encoder; 0: one for each core", 0)
+    encoder: str = _key("auto, or the best realisation that may serve", AUTO)
+    engines: Path | None = _key("folder of engines; unset: `engines` in the state folder", None)
     actor: str = _made("who is written into the journal", default_actor)
+
+    @property
+    def engines_folder(self) -> Path:
+        return self.engines or self.state / "engines"
 
     def chosen_head(self) -> Head | None:
         """The head to serve, or None to let them compete."""
@@ -176,7 +183,7 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
             expected=expected,
         )
 
-    if name in ("state", "bundle"):
+    if name in ("state", "bundle", "engines"):
         if not isinstance(raw, str | Path) or not str(raw):
             raise refuse("a path")
         try:
@@ -186,6 +193,10 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
     if name == "head":
         if raw not in (AUTO, *HEADS):
             raise refuse(f"{AUTO}, {', '.join(HEADS)}")
+        return raw
+    if name == "encoder":
+        if raw not in (AUTO, *CANDIDATES):
+            raise refuse(f"{AUTO}, {', '.join(CANDIDATES)}")
         return raw
     if name == "retain":
         if raw not in ("rows", "statistics"):
