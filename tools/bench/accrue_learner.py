@@ -53,6 +53,7 @@ class AccrueLearner(Peer):
 
     def scores(self, x: NDArray[Any]) -> Floats:
         x = x[:, None] if x.ndim == 2 else x
+        self.views = self.views or x.shape[1]
         scores = self.choice.served.scores(x.mean(axis=1))
         return scores[:, np.argsort([int(c) for c in self.choice.served.ids])]
 

@@ -62,11 +62,9 @@ class Settings:
     bundle: Path | None = _key("encoder bundle, folder or file; unset: the default one", None)
     views: int = _key("views of a shot, 1 to 16", 10)
     predict_views: int = _key("views that a query is the mean of, 1 to 16", 2)
-    mirror: bool = _key(
-        "whether views may be mirrored; no: left and right tell classes apart", True
-    )
+    mirror: bool = _key("whether left and right may be exchanged in views", True)
     head: str = _key("auto, cosine, gaussian, ridge, prototype, random or fused", AUTO)
-    shrinkage: float | None = _key("of the cosine and gaussian heads, 0 to 1; unset: by rule", None)
+    shrinkage: float | None = _key("of the cosine and gaussian heads; unset: by rule", None)
     ridge: float | None = _key("strength of the ridge heads; unset: cross-validated", None)
     random_features: int = _key("of a random-feature head that competes too; 0: none", 0)
     reject: float = _key("share of known objects that may be called unknown, 0 to 0.5", 0.05)
