@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from accrue.bundle import Bundle, default_bundle_path
 from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, Refused, StoreCorrupt
-from accrue.learn import Calibration, Choice, Decision, State, choose, leave_one_out, quantise
+from accrue.learn import (
+    Calibration,
+    Choice,
+    Decision,
+    LeftOut,
+    State,
+    choose,
+    leave_one_out,
+    quantise,
+)
 from accrue.learn.decision import UNKNOWN
 from accrue.learn.explain import nearest
 from accrue.learn.groups import LEAST_SHOTS, two_groups
@@ -183,6 +192,11 @@ class Learned:
             scores[allowed], [c for c, may in zip(ids, allowed, strict=True) if may]
         )
         return replace(left, verdict=UNKNOWN, score=0.0) if ids and not allowed.any() else left
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """Each kept shot left out by itself: what the coach and the guard go by."""
+        return leave_one_out(self.choice.served, self.shots)
 
     @cached_property
     def refusals(self) -> Refusals:
@@ -527,8 +541,7 @@ class Box:
         store = self._taught()
         only = None if name is None else store.resolve(name).id
         learned = self.learned()
-        left_out = leave_one_out(learned.choice.served, learned.shots)
-        found = suspects(left_out, learned.classes_of_shots)
+        found = suspects(learned.left_out, learned.classes_of_shots)
         shots = {shot.id: shot for shot in store.shots(name)}
         return [
             SuspectShot(
@@ -547,7 +560,7 @@ class Box:
         learned = self.learned()
         found = {
             q.class_id: q
-            for q in quality(learned.choice.left_out, learned.classes_of_shots, learned.state)
+            for q in quality(learned.left_out, learned.classes_of_shots, learned.state)
         }
         return [report(found[c], learned.names) for c in learned.names if c in found]
 
@@ -607,7 +620,7 @@ class Box:
 
 
 def _measured(learned: Learned) -> Measured:
-    left_out = learned.choice.left_out
+    left_out = learned.left_out
     return Measured(left_out.accuracy, len(left_out))
 
 
