@@ -215,6 +215,11 @@ class Learned:
         return replace(left, verdict=UNKNOWN, score=0.0) if ids and not allowed.any() else left
 
     @cached_property
+    def left_out(self) -> LeftOut:
+        """Each kept shot left out by itself: what the coach and the guard go by."""
+        return leave_one_out(self.choice.served, self.shots)
+
+    @cached_property
     def refusals(self) -> Refusals:
         kept = {c: self.rows_of(c) for c in self.refused}
         return Refusals(self.refused, kept, {c: self.state.sum(c) for c in self.refused})
@@ -699,7 +704,7 @@ class Box:
 
 
 def _measured(learned: Learned) -> Measured:
-    left_out = learned.choice.left_out
+    left_out = learned.left_out
     return Measured(left_out.accuracy, len(left_out))
 
 
