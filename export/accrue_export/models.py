@@ -210,7 +210,7 @@ def _from_library(request: Request) -> Tower:
         return _timm_tower(request)
     known = [*open_clip.list_models(), *timm.list_models()]
     lower = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(name.lower().split(".")[0], lower, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower().split(".")[0], lower, n=5, cutoff=0.5)
     raise UsageError(
         f"neither open_clip nor timm has a model {request.model!r}",
         hint=f"near it: {', '.join(lower[one] for one in near)}"

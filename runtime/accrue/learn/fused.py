@@ -78,7 +78,7 @@ class _FusedServed(Served):
         second = self._second.follow(state, class_id, rows, sign)
         return first and second and super().follow(state, class_id, rows, sign)
 
-    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
+    def _follow_rows(self, k: int, x: Floats, sign: int, mean: Floats) -> bool:
         return True
 
     def _settle(self, state: State) -> bool:

@@ -10,7 +10,14 @@ from typing import ClassVar
 import numpy as np
 
 from accrue.errors import UsageError
-from accrue.learn.served import WAITING_UPDATES, Inverse, Served, on_grid, query_rows
+from accrue.learn.served import (
+    WAITING_UPDATES,
+    Inverse,
+    Served,
+    on_grid,
+    query_rows,
+    scatter_change,
+)
 from accrue.learn.state import State
 from accrue.learn.statistics import SCALE, Floats
 
@@ -144,27 +151,21 @@ class GaussianServed(Served):
         super()._drop(k)
         self._log_priors = None
 
-    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
-        n = self._n[k]
-        if n + sign == 0 or n == 0:
-            return True  # the first or last row of a class adds no within-class scatter
-        if len(self._terms) == WAITING_UPDATES:
+    def _follow_rows(self, k: int, x: Floats, sign: int, mean: Floats) -> bool:
+        change = scatter_change(x, self._n[k], self._means[k], sign)
+        if len(self._terms) + len(change) > WAITING_UPDATES:
             _ = self.quadratic
-        v = (x - self._means[k]) * math.sqrt(n / (n + sign))
-        change = self.inverse.update(v, sign)
-        if change is None:
+        followed = self.inverse.update(change, sign, mean)
+        if followed is None:
             return False
-        self._terms.append(change)
-        return True
-
-    def _mean_changed(self, k: int) -> None:
-        mean = self._means[k]
-        self._squares[k] = self._n[k] * float(mean @ mean)
-        # quadratic() will add every waiting term to this class too: leave them out here
-        value = float(mean @ (self.inverse @ mean))
+        vectors, weights, quadratic = followed
+        # quadratic will add every waiting term to this class too: leave them out here
+        self._terms += zip(vectors, weights.tolist(), strict=True)
         for u, weight in self._terms:
-            value -= weight * float(u @ mean) ** 2
-        self._quadratic[k] = value
+            quadratic -= weight * float(u @ mean) ** 2
+        self._quadratic[k] = quadratic
+        self._squares[k] = (self._n[k] + sign * len(x)) * float(mean @ mean)
+        return True
 
     def _settle(self, state: State) -> bool:
         self._read_sums(state)

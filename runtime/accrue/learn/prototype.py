@@ -57,11 +57,9 @@ class _PrototypeServed(Served):
         cosine: Floats = (x @ means.T) / np.maximum(lengths * own, 1e-12)  # (n, C)
         return cosine
 
-    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
+    def _follow_rows(self, k: int, x: Floats, sign: int, mean: Floats) -> bool:
+        self._lengths[k] = np.linalg.norm(mean)
         return True
-
-    def _mean_changed(self, k: int) -> None:
-        self._lengths[k] = np.linalg.norm(self._means[k])
 
     def _settle(self, state: State) -> bool:
         return True

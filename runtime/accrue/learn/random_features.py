@@ -98,7 +98,7 @@ class _RandomServed(Served):
         followed = self._ridge.follow(self._expanded, class_id, expanded, sign)
         return super().follow(state, class_id, rows, sign) and followed
 
-    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
+    def _follow_rows(self, k: int, x: Floats, sign: int, mean: Floats) -> bool:
         return True
 
     def _settle(self, state: State) -> bool:

@@ -10,7 +10,7 @@ from accrue.store.names import (
     clean_prompt,
     shown,
 )
-from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Shot, Teaching
+from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Refusal, Shot, Teaching
 from accrue.store.store import DEFAULT_BUDGET_ROWS, DEFAULT_CLASS_SET, Store
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Entry",
     "FileSteps",
     "Purged",
+    "Refusal",
     "Restored",
     "Shot",
     "Store",

@@ -33,15 +33,15 @@ class View(NamedTuple):
 # In the order in which each helps most, as measured on groceries (docs/measurements.md).
 VIEWS = (
     View(0),
+    View(0.7, mirrored=True),
     View(0, mirrored=True),
     View(0.7),
-    View(0.7, mirrored=True),
-    View(1),
-    View(1, mirrored=True),
     View(0.75, -1, -1),
     View(0.75, 1, 1),
     View(0.75, 1, -1, mirrored=True),
     View(0.75, -1, 1, mirrored=True),
+    View(1),
+    View(1, mirrored=True),
     View(0.55),
     View(0.55, mirrored=True),
     View(0.75, -1, -1, mirrored=True),
