@@ -61,7 +61,13 @@ def test_a_setting_tells_type_default_flag_and_environment(key: str) -> None:
     assert rows["environment"] == f"`ACCRUE_{key.upper()}`"
 
 
-@pytest.mark.parametrize("key", ["head", "reject", "budget", "retain", "thumbnails", "threads"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("head", "reject", "budget", "memory", "retain", "thumbnails"),
+        *("duplicates", "blur", "guard", "threads", "encoder"),
+    ],
+)
 def test_a_default_of_the_reference_is_the_default_of_the_code(key: str) -> None:
     body = sections(DOCS / "reference" / "settings.md", 2)[f"`{key}`"]
     default = re.search(r"^\| default \| `?([^`:|]+?)`?(:.*)? \|$", body, flags=re.MULTILINE)

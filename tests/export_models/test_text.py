@@ -19,8 +19,12 @@ open_clip = pytest.importorskip(
 import ftfy  # noqa: E402  (comes with open_clip)
 import torch  # noqa: E402
 
+from accrue.bundle import Preprocess  # noqa: E402
 from accrue.errors import BundleError, NotFound, UsageError  # noqa: E402
+from accrue.service.box import Box  # noqa: E402
+from accrue.service.settings import Settings  # noqa: E402
 from accrue.vision.text import TextPart, TextTokenizer, TextTower  # noqa: E402
+from accrue_export import golden_images, models, write_bundle  # noqa: E402
 from accrue_export.text import (  # noqa: E402
     TEMPLATES,
     clip_tokenizer,
@@ -168,6 +172,43 @@ def test_the_progress_tells_each_name(small: Any) -> None:
         ("exporting the text tower", 1, 1),
         *(("embedding the vocabulary", done, 3) for done in (1, 2, 3)),
     ]
+
+
+def test_a_device_learns_names_from_a_written_bundle_as_torch_would(
+    small: Any, tmp_path: Path
+) -> None:
+    class Images(torch.nn.Module):
+        def forward(self, planes: Any) -> Any:
+            return small.visual(planes)
+
+    preprocess = Preprocess(36, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    tower = models.Tower(Images().eval(), "small", "tests", preprocess, "Apache-2.0", clip=small)
+    files, entry = text_contents(tower.clip, clip_tokenizer(), dim=32, names=NAMES)
+    bundle = write_bundle(
+        tmp_path / "bundle",
+        model=models.to_onnx(tower),
+        name=tower.name,
+        source=tower.source,
+        licence_name=tower.licence,
+        licence_text="Made by the tests.",
+        restricted=False,
+        preprocess=preprocess,
+        golden=golden_images(),
+        extra=files,
+        text=entry,
+    )
+    bundle.verify()
+    with Box(Settings(state=tmp_path / "state", bundle=bundle.path)) as box:
+        box.teach_by_name("Machine Screw")
+        box.teach_by_name("wing nut", prompt="A brass wing nut")
+        shipped, typed = box.learned().texts.values()
+    names = [template.replace("{}", name) for name in NAMES[0] for template in TEMPLATES]
+    tokens = open_clip.get_tokenizer("ViT-B-16")([*names, "A brass wing nut"])
+    with torch.no_grad():
+        vectors = small.encode_text(tokens, normalize=True).double()
+    mean = vectors[:-1].mean(dim=0)
+    assert shipped @ (mean / mean.norm()).numpy() >= 0.99999
+    assert typed @ vectors[-1].numpy() >= 0.99999
 
 
 # ---- tokenizers of the hub ---------------------------------------------------------------------

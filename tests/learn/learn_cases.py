@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from accrue.learn import HEADS, Gaussian, Learner, Prototype, Ridge, State, quantise
+from accrue.learn import (
+    HEADS,
+    Cosine,
+    Fused,
+    Gaussian,
+    Learner,
+    Prototype,
+    RandomFeatures,
+    Ridge,
+    State,
+    quantise,
+)
 from accrue.learn.served import Head, Served
 from accrue.learn.statistics import SCALE, Floats, Rows
 
@@ -18,13 +31,22 @@ NON_DEFAULT: dict[str, Head] = {
     "prototype": Prototype(centred=True),
     "gaussian": Gaussian(shrinkage=0.03, priors={"c0": 0.5, "c1": 0.2}),
     "ridge": Ridge(strength=0.02),
+    "cosine": Cosine(shrinkage=0.2),
+    "random": RandomFeatures(width=24, strength=0.1, seed=3),
+    "fused": Fused(Gaussian(0.4), Prototype(), share=0.3),
 }
-DEFAULT: dict[str, Head] = {name: head() for name, head in HEADS.items()}
+DEFAULT: dict[str, Head] = {
+    name: RandomFeatures(width=40) if name == "random" else head() for name, head in HEADS.items()
+}
 ALL_HEADS = [
     *((f"{name}-default", head) for name, head in DEFAULT.items()),
     *((f"{name}-other", NON_DEFAULT[name]) for name in HEADS),
 ]
 each_head = pytest.mark.parametrize("head", [pytest.param(h, id=n) for n, h in ALL_HEADS])
+# random features are of rows, so there is nothing to make of folded statistics
+each_head_of_sums = pytest.mark.parametrize(
+    "head", [pytest.param(h, id=n) for n, h in ALL_HEADS if not isinstance(h, RandomFeatures)]
+)
 
 
 def classes(
@@ -68,9 +90,18 @@ def off_by(found: Floats, expected: Floats) -> float:
 
 def exact_head(learner: Learner) -> Head:
     """The head to solve exactly for comparison: ridge with the strength that is in force."""
-    if isinstance(learner.head, Ridge):
-        return Ridge(strength=learner.served.strength)  # type: ignore[attr-defined]
-    return learner.head
+    return _in_force(learner.head, learner.served)
+
+
+def _in_force(head: Head, served: Any) -> Head:
+    if isinstance(head, Ridge):
+        return Ridge(strength=served.strength)
+    if isinstance(head, RandomFeatures):
+        return replace(head, strength=served._ridge.strength)
+    if isinstance(head, Fused):
+        first = _in_force(head.first, served._first)
+        return replace(head, first=first, second=_in_force(head.second, served._second))
+    return head
 
 
 def drift(learner: Learner, x: Floats) -> float:
@@ -85,28 +116,61 @@ def unit(rows: Rows) -> Floats:
     return values
 
 
-def textbook(served: Served, rows: Mapping[str, Rows], x: Floats) -> Floats:
+def textbook(served: Served, rows: Mapping[str, Rows], x: Floats, *, held: bool = False) -> Floats:
     """Scores of a refit on `rows`, from the definition, the regulariser of `served` held.
 
     The columns are in the order of `served.ids`.
     """
+    found: Any = served
     data = [unit(rows[class_id]) for class_id in served.ids]
+    if hasattr(found, "_share"):
+        share = found._share
+        inner = [found._first, found._second]
+        means = np.array([d.mean(axis=0) for d in data])
+        spreads = [textbook(one, rows, means).std(axis=1).mean() for one in inner]
+        scores = [textbook(one, rows, x) for one in inner]
+        if held:  # left-out scores: the spreads are held as well
+            spreads = [one.scores(served.means).std(axis=1).mean() for one in inner]
+        first, second = (
+            (s - s.mean(axis=1, keepdims=True)) / spread
+            for s, spread in zip(scores, spreads, strict=True)
+        )
+        return (1 - share) * first + share * second
+    if hasattr(found, "_expanded"):
+        expanded = {c: _relu(found, r.astype(np.float64)) for c, r in rows.items()}
+        return textbook(
+            found._ridge, {c: quantise(e) for c, e in expanded.items()}, _relu(found, x)
+        )
     means = np.array([d.mean(axis=0) for d in data])
-    if hasattr(served, "rho"):
+    if hasattr(found, "rho"):
         scatter = sum((d - d.mean(axis=0)).T @ (d - d.mean(axis=0)) for d in data)
-        weights = np.linalg.solve(scatter + served.rho * np.eye(x.shape[1]), means.T)
+        precision = np.linalg.inv(scatter + found.rho * np.eye(x.shape[1]))
+        if found.describe().startswith("cosine"):
+            root = np.linalg.cholesky(precision)
+            centre = means.mean(axis=0) if len(means) > 1 else np.zeros(x.shape[1])
+            return _unit_length((x - centre) @ root) @ _unit_length((means - centre) @ root).T
+        weights = precision @ means.T
         bias = -np.einsum("kd,dk->k", means, weights) / 2
-        scores: Floats = served.scale * (x @ weights + bias) + served.log_priors  # type: ignore[attr-defined]
-        return scores
+        logits: Floats = found.scale * (x @ weights + bias) + found.log_priors
+        return logits
     joint = np.vstack(data)
-    if hasattr(served, "lam"):
+    if hasattr(found, "lam"):
         one_hot = np.repeat(np.eye(len(data)), [len(d) for d in data], axis=0)
         z = joint - joint.mean(axis=0)
         weights = np.linalg.solve(
-            z.T @ z + served.lam * np.eye(x.shape[1]), z.T @ (one_hot - one_hot.mean(axis=0))
+            z.T @ z + found.lam * np.eye(x.shape[1]), z.T @ (one_hot - one_hot.mean(axis=0))
         )
-        return (x - joint.mean(axis=0)) @ weights + one_hot.mean(axis=0)
-    if "centred" in served.describe():
+        regressed: Floats = (x - joint.mean(axis=0)) @ weights + one_hot.mean(axis=0)
+        return regressed
+    if "centred" in found.describe():
         means, x = means - joint.mean(axis=0), x - joint.mean(axis=0)
-    scores = (x @ means.T) / np.linalg.norm(means, axis=1)
-    return scores / np.linalg.norm(x, axis=1, keepdims=True)
+    return _unit_length(x) @ _unit_length(means).T
+
+
+def _relu(served: Any, x: Floats) -> Floats:
+    return _unit_length(np.maximum(x @ served._weights, 0))
+
+
+def _unit_length(x: Floats) -> Floats:
+    found: Floats = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return found

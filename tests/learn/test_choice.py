@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from learn_cases import classes, each_head, taught
 
-from accrue.learn import HEADS, Gaussian, Prototype, Ridge, choose, leave_one_out
+from accrue.learn import Cosine, Ridge, Statistics, choose, leave_half_out, leave_one_out
 from accrue.learn.choice import LEAST_SHOTS
 from accrue.learn.served import Head
 from accrue.learn.statistics import Rows
@@ -21,60 +21,70 @@ def shots_of(rows: dict[str, Rows]) -> list[tuple[str, Rows]]:
 
 
 def test_nothing_taught() -> None:
-    """Without classes it is the prototype head, and nothing fails."""
+    """Without classes it is the cosine head, and nothing fails."""
     chosen = choose(taught({}, DIM), [])
-    assert chosen.head == Prototype()
-    assert chosen.reason == "no class has two shots yet"
+    assert chosen.head == Cosine()
+    assert chosen.reason == "the first choice"
     assert len(chosen.left_out) == 0
 
 
-def test_one_shot_a_class_is_for_prototypes() -> None:
-    """Where no class has two shots it is the prototype head, also when a shot has many rows."""
-    rows = classes({"a": 4, "b": 4, "c": 4}, DIM)
-    chosen = choose(taught(rows, DIM), list(rows.items()))
-    assert chosen.head == Prototype()
-    assert chosen.reason == "no class has two shots yet"
-
-
-def test_few_shots_are_for_the_gaussian_head() -> None:
-    """From two shots of some class on, and up to too few to choose by, it is the gaussian head."""
-    rows = classes({"a": 2, "b": 1}, DIM)
+@pytest.mark.parametrize("counts", [{"a": 4, "b": 4, "c": 4}, {"a": LEAST_SHOTS + 5}], ids=str)
+def test_too_little_to_choose_by(counts: dict[str, int]) -> None:
+    """With few shots, or one class, there is nothing to be right or wrong about."""
+    rows = classes(counts, DIM)
     chosen = choose(taught(rows, DIM), shots_of(rows))
-    assert chosen.head == Gaussian()
-    assert chosen.reason == "the first choice from two shots a class on"
-    rows = classes({"a": LEAST_SHOTS - 1, "b": 1}, DIM)
-    assert choose(taught(rows, DIM), shots_of(rows)).head == Gaussian()
-
-
-def test_one_class_is_for_the_gaussian_head() -> None:
-    """With one class there is nothing to be right or wrong about."""
-    rows = classes({"a": LEAST_SHOTS + 5}, DIM)
-    assert choose(taught(rows, DIM), shots_of(rows)).head == Gaussian()
+    assert chosen.head == Cosine()
+    assert chosen.reason == "the first choice"
+    assert chosen.rivals == {}
 
 
 def test_the_best_by_left_out_accuracy_wins() -> None:
-    """A rival wins that beats gaussian by more than its standard error, the best of them first."""
+    """The best rival wins where it beats the first choice by more than its standard error."""
     winners = set()
     for seed in range(12):
         spread = 1.0 + seed % 5
-        rows = classes(dict.fromkeys("abcdefgh", 3 + seed % 4), DIM, seed, spread)
+        rows = classes(dict.fromkeys("abcdefgh", 4 + seed % 4), DIM, seed, spread)
         state, shots = taught(rows, DIM), shots_of(rows)
-        accuracy = {
-            name: leave_one_out(head().solve(state), shots).accuracy for name, head in HEADS.items()
-        }
         chosen = choose(state, shots)
+        usual = leave_half_out(Cosine().solve(state), shots).accuracy
+        assert chosen.rivals[Cosine().solve(state).describe()] == usual
+        ridge = Ridge().solve(state)
+        assert chosen.rivals[ridge.describe()] == leave_half_out(ridge, shots).accuracy
         winners.add(chosen.head.name)
-        usual = accuracy["gaussian"]
-        bar = usual + math.sqrt(usual * (1 - usual) / len(shots))
-        if max(accuracy.values()) > bar:
-            assert accuracy[chosen.head.name] == max(accuracy.values())
+        best = max(chosen.rivals.values())
+        if best > usual + math.sqrt(usual * (1 - usual) / len(shots)):
+            assert chosen.left_out.accuracy == best
         else:
-            assert chosen.head == Gaussian()
-        assert chosen.left_out.accuracy == accuracy[chosen.head.name]
+            assert chosen.head == Cosine()
+        assert chosen.left_out.accuracy == leave_half_out(chosen.served, shots).accuracy
         assert chosen.reason == (
             f"{chosen.left_out.accuracy:.0%} of {len(shots)} shots right when left out"
         )
     assert len(winners) > 1  # none can be shipped alone
+
+
+def test_random_features_compete_where_they_are_asked_for() -> None:
+    """They take part with a width, and not where rows have been folded into statistics."""
+    rows = classes(dict.fromkeys("abcdef", 5), DIM)
+    state, shots = taught(rows, DIM), shots_of(rows)
+    told = choose(state, shots, random_features=16).rivals
+    assert [name for name in told if name.startswith("random features 16")]
+    assert not [name for name in choose(state, shots).rivals if name.startswith("random")]
+    state.add_statistics("a", Statistics.of(rows["b"]))
+    assert not [
+        name for name in choose(state, shots, random_features=16).rivals if name[0:6] == "random"
+    ]
+
+
+def test_texts_compete_by_their_weight() -> None:
+    """With text vectors, cosine heads of several text weights take part, and all of them answer
+    for a class that has nothing but a name."""
+    rows = classes(dict.fromkeys("abcdef", 5), DIM)
+    texts = {c: r.mean(axis=0) for c, r in classes({"a": 1, "b": 1, "new": 1}, DIM, seed=4).items()}
+    chosen = choose(taught(rows, DIM), shots_of(rows), texts=texts)
+    assert "new" in chosen.served.ids
+    heads = [name for name in chosen.rivals if "3 texts" in name]
+    assert len(heads) == 5
 
 
 @each_head
@@ -87,7 +97,7 @@ def test_a_named_head_is_taken(head: Head) -> None:
     expected = head.solve(state)
     x = rows["a"] / 2.0**15
     np.testing.assert_array_equal(chosen.served.scores(x), expected.scores(x))
-    np.testing.assert_array_equal(chosen.left_out.own, leave_one_out(expected, shots).own)
+    np.testing.assert_array_equal(chosen.left_out.own, leave_half_out(expected, shots).own)
 
 
 def test_choosing_reads_only() -> None:

@@ -12,6 +12,7 @@ from learn_cases import taught
 
 from accrue.learn import Calibration, Gaussian, LeftOut, Prototype, Ridge, leave_one_out, quantise
 from accrue.learn.decision import LEAST_SHOTS, MAYBE, NOT_READY, SURE, UNKNOWN, share_below
+from accrue.learn.leave_one_out import familiarity
 from accrue.learn.served import Head, Served
 
 quick = settings(deadline=None, max_examples=60)
@@ -20,7 +21,9 @@ known_values = st.lists(numbers, min_size=2, max_size=30).map(lambda v: np.sort(
 
 
 def left_out(own: list[float], rival: list[float]) -> LeftOut:
-    return LeftOut(np.arange(len(own)), np.array(own), np.array(rival), ["r"] * len(own))
+    scores = np.array([own, rival]).T
+    told = familiarity(np.where(np.isfinite(scores), scores, 0.0))
+    return LeftOut(np.arange(len(own)), scores[:, 0], scores[:, 1], ["r"] * len(own), told)
 
 
 class World:

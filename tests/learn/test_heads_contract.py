@@ -14,14 +14,25 @@ from learn_cases import (
     classes,
     drift,
     each_head,
+    each_head_of_sums,
     off_by,
     queries,
     taught,
 )
 
 import accrue.learn
-from accrue.errors import NotFound, RowsError, UsageError
-from accrue.learn import HEADS, Gaussian, Learner, Ridge, State, Statistics, leave_one_out, quantise
+from accrue.errors import NotFound, Refused, RowsError, UsageError
+from accrue.learn import (
+    HEADS,
+    Gaussian,
+    Learner,
+    RandomFeatures,
+    Ridge,
+    State,
+    Statistics,
+    leave_one_out,
+    quantise,
+)
 from accrue.learn.served import Head
 
 DIM = 10
@@ -105,7 +116,7 @@ def test_order_is_irrelevant(head: Head) -> None:
     assert off_by(a.scores(X), b.scores(X)) <= 1e-12
 
 
-@each_head
+@each_head_of_sums
 def test_merge_of_two_devices_equals_the_joint_fit(head: Head) -> None:
     """Two devices that share classes and have their own predict, once merged, as one would."""
     first = taught({"c0": ROWS["c0"][:2], "c1": ROWS["c1"], "c2": ROWS["c2"][:5]}, DIM)
@@ -117,7 +128,7 @@ def test_merge_of_two_devices_equals_the_joint_fit(head: Head) -> None:
     assert off_by(a.scores(X), b.scores(X)) <= 1e-12
 
 
-@each_head
+@each_head_of_sums
 def test_reloaded_state_predicts_the_same_and_learns_on(head: Head) -> None:
     """Bytes carry all there is, counts too (Deep-SLDA loses them): the next row weighs alike."""
     learner = learner_of(head)
@@ -271,7 +282,7 @@ def test_refused_lessons_leave_the_served_head_as_it_was(head: Head) -> None:
     assert learner.state.digest() == digest
 
 
-@each_head
+@each_head_of_sums
 def test_folded_classes_can_be_followed_and_removed(head: Head) -> None:
     """A class whose rows were folded into sums takes rows, gives rows back, and can go."""
     state = taught({"c0": ROWS["c0"]}, DIM)
@@ -284,6 +295,17 @@ def test_folded_classes_can_be_followed_and_removed(head: Head) -> None:
     learner.remove("c2")
     assert learner.served.ids == ["c0"]
     assert drift(learner, X) <= TOLERANCE
+
+
+def test_random_features_of_folded_rows_are_refused() -> None:
+    """Where rows have been folded into sums, the head says so and what to do."""
+    state = taught({"c0": ROWS["c0"]}, DIM)
+    state.add_statistics("c2", Statistics.of(ROWS["c2"]))
+    with pytest.raises(Refused) as refused:
+        RandomFeatures().solve(state)
+    assert str(refused.value).startswith(
+        "the random-feature head needs the rows of each class; 1 of 2 classes have theirs folded"
+    )
 
 
 @each_head

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from learn_cases import classes, each_head, off_by, taught, textbook, unit
 
-from accrue.learn import Gaussian, Learner, LeftOut, Prototype, Ridge, leave_one_out
+from accrue.learn import (
+    Gaussian,
+    Learner,
+    LeftOut,
+    Prototype,
+    Ridge,
+    leave_half_out,
+    leave_one_out,
+)
+from accrue.learn.leave_one_out import familiarity, halves
 from accrue.learn.served import Head
 from accrue.learn.statistics import Rows
 
@@ -57,12 +66,66 @@ def test_left_out_scores_equal_refits(head: Head, sizes: list[int], followed: bo
     assert found.shots.tolist() == [i for i, (c, r) in enumerate(shots) if len(r) < n[c]]
     for at, i in enumerate(found.shots):
         class_id, rows = shots[i]
-        expected = textbook(served, without(shots, i), unit(rows)).mean(axis=0)
+        query = unit(rows).mean(axis=0)[None]
+        expected = textbook(served, without(shots, i), query, held=True)[0]
         k = served.index[class_id]
         rival = max((j for j in range(len(served)) if j != k), key=lambda j: expected[j])
         told = np.array([found.own[at], found.rival[at]])
         assert off_by(told, expected[[k, rival]]) <= 1e-6
         assert found.rival_id[at] == served.ids[rival]
+
+
+@each_head
+@pytest.mark.parametrize("views", [None, 2], ids=str)
+def test_half_out_scores_equal_refits_without_the_half(head: Head, views: int | None) -> None:
+    """A shot's scores are those of a refit without the half of its class that it lies in."""
+    served = head.solve(taught(ROWS, DIM))
+    shots = cut(ROWS, [2, 1])
+    found = leave_half_out(served, shots, views)
+    told = dict(zip(found.shots.tolist(), zip(found.own, found.rival, strict=True), strict=True))
+    seen = 0
+    for class_id, r in ROWS.items():
+        members = [i for i, (c, _) in enumerate(shots) if c == class_id]
+        rows = [unit(shots[i][1]) for i in members]
+        for half in halves(rows):
+            if len(half) == len(members):
+                assert not told.keys() & set(members)
+                continue
+            out = {members[j] for j in half}
+            rest = {c: rr for c, rr in ROWS.items() if c != class_id}
+            rest[class_id] = np.vstack([shots[i][1] for i in members if i not in out])
+            assert len(rest[class_id]) < len(r)
+            for j in half:
+                query = rows[j][:views].mean(axis=0)[None]
+                expected = textbook(served, rest, query, held=True)[0]
+                k = served.index[class_id]
+                rival = np.delete(expected, k).max()
+                assert off_by(np.array(told[members[j]]), np.array([expected[k], rival])) <= 1e-6
+                seen += 1
+    assert seen == len(found)
+
+
+def test_halves_are_unlike() -> None:
+    """Two runs of photos of one class end up in different halves, whatever their order."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, DIM))
+    shots = [first + 0.1 * rng.normal(size=(2, DIM)) for _ in range(4)]
+    shots += [second + 0.1 * rng.normal(size=(2, DIM)) for _ in range(4)]
+    order = rng.permutation(8)
+    found = halves([shots[i] for i in order])
+    assert sorted(sorted(int(order[j]) for j in half) for half in found) == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+    ]
+    assert halves(shots[:1]) == [[0]]
+    assert sorted(halves([shots[0]] * 3)[0] + halves([shots[0]] * 3)[1]) == [0, 1, 2]
+
+
+def test_familiarity_is_best_less_half_of_second() -> None:
+    """One class alone has no second best."""
+    scores = np.array([[1.0, 4.0, 2.0], [3.0, 3.0, 0.0]])
+    assert familiarity(scores).tolist() == [3.0, 1.5]
+    assert familiarity(scores[:, :1]).tolist() == [1.0, 3.0]
 
 
 @each_head
@@ -118,11 +181,9 @@ def test_a_class_of_many_rows_needs_no_square_table() -> None:
     assert peak < 8_000_000  # the square table alone would take 18 MB
 
 
-def test_accuracy_margin_and_best() -> None:
-    """A tie is no win; best is the better of own and rival; margin is own less rival."""
-    found = LeftOut(
-        np.arange(3), np.array([2.0, 1.0, 1.0]), np.array([1.0, 1.0, 3.0]), ["b", "a", "a"]
-    )
+def test_accuracy_and_margin() -> None:
+    """A tie is no win; margin is own less rival."""
+    own, rival = np.array([2.0, 1.0, 1.0]), np.array([1.0, 1.0, 3.0])
+    found = LeftOut(np.arange(3), own, rival, ["b", "a", "a"], own)
     assert found.accuracy == pytest.approx(1 / 3)
     assert found.margin.tolist() == [1.0, 0.0, -2.0]
-    assert found.best.tolist() == [2.0, 1.0, 3.0]

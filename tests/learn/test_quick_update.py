@@ -93,9 +93,9 @@ def test_inverse_keeps_to_its_budget(ridge: float) -> None:
     for _ in range(400):
         v = rng.normal(size=dim)
         v /= np.linalg.norm(v)
-        assert inverse.update(v, 1) is not None
+        assert inverse.update(v[None], 1) is not None
         before = inverse.updates
-        if inverse.update(v, -1) is None:
+        if inverse.update(v[None], -1) is None:
             assert inverse.updates == before
             break
         followed += 1
@@ -111,13 +111,14 @@ def test_inverse_follows_the_definition_across_the_fold() -> None:
     inverse = Inverse(matrix)
     x = rng.normal(size=(3, dim))
     for i in range(2 * WAITING_UPDATES + 5):
-        v = rng.normal(size=dim) / 4
-        found = inverse.update(v, 1)
+        v = rng.normal(size=(1 + i % 3, dim)) / 4
+        found = inverse.update(v, 1, x[1])
         assert found is not None
-        before, matrix = np.linalg.inv(matrix), matrix + np.outer(v, v)
+        before, matrix = np.linalg.inv(matrix), matrix + v.T @ v
         expected = np.linalg.inv(matrix)
-        u, weight = found
-        np.testing.assert_allclose(before + weight * np.outer(u, u), expected, atol=1e-12)
+        u, weights, square = found
+        np.testing.assert_allclose(before + (u.T * weights) @ u, expected, atol=1e-12)
+        assert square == pytest.approx(x[1] @ expected @ x[1])
         np.testing.assert_allclose(inverse @ x, x @ expected, atol=1e-12)
         np.testing.assert_allclose(inverse @ x[0], expected @ x[0], atol=1e-12)
         if i % 10 == 0:
@@ -126,8 +127,8 @@ def test_inverse_follows_the_definition_across_the_fold() -> None:
 
 def test_an_impossible_downdate_is_refused() -> None:
     """Taking away more than there is asks for the exact solve."""
-    assert Inverse(np.eye(2)).update(np.array([1.0, 0.0]), -1) is None
-    assert Inverse(np.eye(2)).update(np.array([2.0, 0.0]), -1) is None
+    assert Inverse(np.eye(2)).update(np.array([[1.0, 0.0]]), -1) is None
+    assert Inverse(np.eye(2)).update(np.array([[2.0, 0.0]]), -1) is None
 
 
 def test_first_row_of_a_class_adds_nothing_to_the_covariance() -> None:

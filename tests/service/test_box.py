@@ -18,7 +18,8 @@ from accrue.service.settings import Settings
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_bundle: Path) -> Settings:
-    return Settings(state=tmp_path / "state", bundle=tiny_bundle, actor="tester")
+    # frames of one colour repeat one another, and are wanted here all the same
+    return Settings(state=tmp_path / "state", bundle=tiny_bundle, actor="tester", duplicates=1.0)
 
 
 @pytest.fixture
@@ -147,3 +148,28 @@ def test_listing_tells_the_retention_that_is_set(settings: Settings) -> None:
         list(box.teach("red", frames(1, RED)))
     with Box(replace(settings, retain="statistics")) as box:
         assert [row.retain for row in box.classes()] == ["statistics"]
+
+
+def test_the_byte_budget_of_the_settings_is_kept_to(settings: Settings) -> None:
+    """Thumbnails and then shots go, and what is answered is what is left."""
+    with Box(replace(settings, thumbnails=64, memory=2 * 64 * 8)) as box:
+        list(box.teach("red", frames(1, RED, 12)))
+        list(box.teach("green", frames(2, GREEN, 3)))
+        store = box.reading()
+        assert store is not None
+        assert store.held().total <= 2 * 64 * 8
+        rows = {row.name: row.rows for row in box.classes()}
+        assert rows["green"] == 3
+        assert rows["red"] == 5
+        assert box.learned().state.count(box.classes()[0].id) == 5
+
+
+def test_a_photo_that_was_left_out_gets_a_receipt_that_says_why(settings: Settings) -> None:
+    """No shot, no error, the reason, and the shot that it repeats."""
+    with Box(replace(settings, duplicates=0.97)) as box:
+        (frame,) = frames(1, RED, 1)
+        first, again = box.teach("red", [frame, frame])
+        assert (again.shot, again.error) == ("", None)
+        assert again.skipped is not None
+        assert (again.skipped.reason, again.skipped.of) == ("near-duplicate", first.shot)
+        assert [shot.id for shot in box.show("red")[1]] == [first.shot]

@@ -145,7 +145,13 @@ def test_backup_and_restore_keep_the_text(store, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [np.zeros(4), np.zeros(5, np.int16), np.zeros((1, 4), np.int16), np.full(4, -32768, np.int16)],
+    [
+        np.zeros(4),
+        np.zeros(4, np.int16),
+        np.zeros(5, np.int16),
+        np.zeros((1, 4), np.int16),
+        np.full(4, -32768, np.int16),
+    ],
 )
 def test_a_row_that_cannot_be_an_embedding_is_refused_and_leaves_nothing(store, text):
     with pytest.raises(RowsError):

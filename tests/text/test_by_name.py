@@ -65,6 +65,7 @@ def test_what_is_learned_holds_the_unit_vector_of_the_name(settings: Settings) -
         for found, vector in zip(learned.texts.values(), expected, strict=True):
             assert found.dtype == np.float64
             assert found == pytest.approx(vector, abs=2**-15)
+            assert np.linalg.norm(found) == pytest.approx(1, abs=1e-12)
         assert (
             learned.state.digest()
             == type(learned.state)(learned.state.space, learned.state.dim).digest()
@@ -158,6 +159,7 @@ def test_undo_takes_a_class_by_name_back(accrue: Any) -> None:
         (["bolt"], 2, "nothing to teach from: neither photos nor --by-name"),
         (["bolt", "--prompt", "a bolt"], 2, "--prompt says what --by-name goes by"),
         (["bolt", "--by-name", "--prompt", ""], 2, "expected one line of 1 to 1,000"),
+        (["bolt", "--by-name", "--prompt", "a\udce9 b"], 2, "that can be printed"),
         (["x" * 70, "--by-name"], 2, "tokens; the text tower reads at most 48"),
         (["bolt", "missing.jpg", "--by-name"], 3, "missing.jpg"),
     ],

@@ -143,6 +143,7 @@ def test_a_name_that_is_too_long_for_the_tower_is_refused_with_both_lengths(
         ("context", 0, "expected a whole number from 2 to 4,096"),
         ("pad", "0", "expected a whole number"),
         ("end", None, "expected a whole number"),
+        ("clean", ["lower"], "expected whitespace or lower or canonicalize"),
         ("clean", "ftfy", "expected whitespace or lower or canonicalize"),
         ("templates", [], "expected a list of texts with one {} each"),
         ("templates", ["a photo"], "expected a list of texts with one {} each"),

@@ -152,6 +152,20 @@ def test_a_provider_that_is_not_there_is_refused(tiny_bundle: Path) -> None:
         OnnxEncoder(Bundle.open(tiny_bundle), threads=0)
 
 
+def test_a_provider_that_cannot_start_is_refused_with_the_library_that_is_missing() -> None:
+    """ONNX Runtime itself goes on without it, and prints why on stderr."""
+    import onnxruntime
+
+    from accrue.vision.encode import _unusable
+
+    error = _unusable(onnxruntime, "CUDAExecutionProvider")
+    assert error.message.startswith(
+        f"ONNX Runtime {onnxruntime.__version__} cannot use CUDAExecutionProvider here: "
+    )
+    assert "libonnxruntime_providers_cuda.so: cannot open shared object file" in error.message
+    assert "\n" not in str(error)
+
+
 @pytest.mark.parametrize(
     ("content", "found", "expected"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -14,13 +15,15 @@ from accrue.cli.session import open_box
 from accrue.errors import UsageError, error_object
 
 if TYPE_CHECKING:
-    from accrue.service.box import Learned
+    from accrue.service.box import Learned, SplitSuggestion
+    from accrue.service.coach import Report, Skipped
     from accrue.store import ClassRow, Entry
 
 app = typer.Typer(help="Teach classes and keep them in order.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 JsonLines = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as it happens.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it even if the answers get worse.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the class.")]
 
 
@@ -98,9 +101,16 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Show one class and its shots."""
     with open_box(context) as box:
         row, shots = box.show(name)
+        refused = box.refusals(name)
         learned = box.learned()
         if as_json:
-            emit({**_class(row, learned), "shot_list": [asdict(shot) for shot in shots]})
+            emit(
+                {
+                    **_class(row, learned),
+                    "shot_list": [asdict(shot) for shot in shots],
+                    "not_this": [asdict(one) for one in refused],
+                }
+            )
             return
         also = [*row.aliases, *row.merged]
         say(
@@ -116,6 +126,11 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
             ["shot", "rows", "taught", "by", "from"],
             [(shot.id, shot.rows, when(shot.at), shot.actor, shot.source) for shot in shots],
         )
+        if refused:
+            table(
+                ["not this", "noted", "by", "from"],
+                [(one.id, when(one.at), one.actor, one.source) for one in refused],
+            )
 
 
 @app.command()
@@ -142,6 +157,9 @@ def teach(
     thumbnails: Annotated[
         int | None, typer.Option(help="Keep thumbnails of this many px (default: none).")
     ] = None,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Leave no near-duplicate or blurred photo out.")
+    ] = False,
 ) -> None:
     """Teach a class from photos, by its name, or both. What is reported is on the disk."""
     from accrue.vision.sources import image_paths
@@ -158,7 +176,10 @@ def teach(
     paths = [path for file in files or () for path in image_paths(Path(file))]
     taught: list[str] = []
     refused: list[dict[str, Any]] = []
-    with open_box(context, thumbnails=thumbnails) as box, progress() as update:
+    skipped: list[dict[str, Any]] = []
+    everything = {"duplicates": 1.0, "blur": 1.0} if keep_all else {}
+    about: Report | None = None
+    with open_box(context, thumbnails=thumbnails, **everything) as box, progress() as update:
         images = ((str(path), path) for path in paths)
         label = name
         entry, text = None, None
@@ -174,22 +195,165 @@ def teach(
             if receipt.error is not None:
                 refused.append({"path": receipt.source, **error_object(receipt.error)})
                 note(f"accrue: {receipt.error.message}")
+            elif receipt.skipped is not None:
+                skipped.append({"path": receipt.source, **asdict(receipt.skipped)})
+                note(_left_out(receipt.source, receipt.skipped))
             else:
                 taught.append(receipt.shot)
             if as_lines:
-                line = {"shot": receipt.shot, "path": receipt.source, "class": label}
-                failed = {"error": refused[-1]} if receipt.error is not None else {}
-                emit(line if not failed else {**line, "shot": None, **failed}, indent=None)
+                line: dict[str, Any] = {
+                    "shot": receipt.shot or None,
+                    "path": receipt.source,
+                    "class": label,
+                }
+                if receipt.error is not None:
+                    line["error"] = refused[-1]
+                elif receipt.skipped is not None:
+                    line["skipped"] = skipped[-1]
+                emit(line, indent=None)
+        if taught and not as_lines:
+            about = next((found for found in box.quality() if found.name == label), None)
     if as_json:
-        emit({"class": label, "shots": taught, "refused": refused, "by_name": text})
+        emit(
+            {
+                "class": label,
+                "by_name": text,
+                "shots": taught,
+                "refused": refused,
+                "skipped": skipped,
+                "quality": asdict(about) if about else None,
+            }
+        )
     elif not as_lines:
         if entry is not None:
             say(f"{entry.summary} (entry {entry.seq})")
         unusable = f"; {count(len(refused), 'photo')} could not be used" if refused else ""
         if files:
-            say(f"taught {label}: {count(len(taught), 'shot')}{unusable}")
+            say(f"taught {label}: {_kept(len(taught), len(paths), skipped)}{unusable}")
+        if skipped:
+            note("--keep-all teaches what was left out too")
+        if about:
+            say(_advice(about))
     if refused:
         raise typer.Exit(1)
+
+
+def _left_out(path: str, skipped: Skipped) -> str:
+    if skipped.of:
+        return (
+            f"accrue: {path} left out: {skipped.reason} of shot {skipped.of} ({_measure(skipped)})"
+        )
+    return f"accrue: {path} left out: {skipped.reason} ({_measure(skipped)})"
+
+
+def _measure(skipped: Skipped) -> str:
+    return f"{'cosine' if skipped.of else 'blur'} {skipped.measure:.2f}"
+
+
+def _kept(taught: int, given: int, skipped: list[dict[str, Any]]) -> str:
+    """ "3 shots", or "kept 7 of 12: 3 near-duplicates, 2 blurred"."""
+    if not skipped:
+        return count(taught, "shot")
+    reasons = [entry["reason"] for entry in skipped]
+    duplicates, blurred = reasons.count("near-duplicate"), reasons.count("blurred")
+    told = [count(duplicates, "near-duplicate")] if duplicates else []
+    told += [f"{blurred} blurred"] if blurred else []
+    return f"kept {taught} of {given}: {', '.join(told)}"
+
+
+def _advice(about: Report) -> str:
+    """What the coach says of a class, in a line."""
+    right = "" if math.isnan(about.accuracy) else f", {about.accuracy:.0%} right when left out"
+    told = f"{about.name}: {about.verdict.replace('_', ' ')} ({count(about.shots, 'shot')}{right}"
+    if about.confusable and about.verdict == "confusable":
+        told += ", looks like " + " or ".join(other.label for other in about.confusable[:2])
+    if about.imbalanced:
+        told += f", {about.balance:.1g} times the usual number of rows"
+    return told + ")"
+
+
+@app.command("quality")
+def class_quality(context: typer.Context, as_json: Json = False) -> None:
+    """Say of each class whether it is taught enough, and what it is mistaken for."""
+    with open_box(context) as box:
+        found = box.quality()
+    if as_json:
+        emit({"classes": [asdict(about) for about in found]})
+        return
+    table(
+        ["class", "verdict", "shots", "right", "margin", "looks like"],
+        [
+            (
+                about.name,
+                about.verdict.replace("_", " ") + (", imbalanced" if about.imbalanced else ""),
+                about.shots,
+                "-" if math.isnan(about.accuracy) else f"{about.accuracy:.0%}",
+                f"{about.margin:.1f}" if math.isfinite(about.margin) else "-",
+                ", ".join(
+                    f"{other.label} {other.share:.0%}" if other.share else other.label
+                    for other in about.confusable[:2]
+                ),
+            )
+            for about in found
+        ],
+    )
+
+
+@app.command("suspects")
+def list_suspects(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One class; else all of them.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Shots to show at most.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the shots to look at: those that look least like what they were taught as."""
+    with open_box(context) as box:
+        found = box.suspects(name)[:limit]
+    if as_json:
+        emit({"suspects": [asdict(one) for one in found]})
+    elif not found:
+        note("no shot can be held against others yet: teach two classes of two shots each")
+    else:
+        table(
+            ["shot", "taught as", "looks like", "margin", "from"],
+            [
+                (one.shot.id, one.label, one.looks_like, f"{one.margin:.1f}", one.shot.source)
+                for one in found
+            ],
+        )
+        note("right it with `accrue class relabel NAME SHOT...`; below 0 the other class wins")
+
+
+@app.command("not")
+def not_this(
+    context: typer.Context,
+    name: Name,
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Photos of what the class is not.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Note that photos are not of a class: what is nearest to them is not answered so again."""
+    from accrue.vision.sources import image_paths
+
+    paths = [path for file in files for path in image_paths(Path(file))]
+    with open_box(context) as box:
+        _changed(box.not_this(name, ((str(path), path) for path in paths)), as_json)
+
+
+@app.command("allow")
+def allow(
+    context: typer.Context,
+    refusals: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="From `accrue class show`.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Take photos of `accrue class not` back."""
+    with open_box(context) as box:
+        _changed(box.allow(refusals), as_json)
 
 
 @app.command()
@@ -215,11 +379,12 @@ def merge(
     into: Annotated[
         str, typer.Argument(metavar="INTO", help="The class that it counts as from now on.")
     ],
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Let one class count as another. Nothing is moved, so it can be undone."""
     with open_box(context) as box:
-        _changed(box.merge(name, into), as_json)
+        _changed(box.merge(name, into, force=force), as_json)
 
 
 @app.command()
@@ -263,26 +428,66 @@ def relabel(
     shots: Annotated[
         list[str], typer.Argument(metavar="SHOT...", help="Shot ids, from `accrue class show`.")
     ],
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Move shots to the class that they belong to."""
     with open_box(context) as box:
-        _changed(box.relabel(shots, name), as_json)
+        _changed(box.relabel(shots, name, force=force), as_json)
 
 
 @app.command()
 def split(
     context: typer.Context,
     name: Name,
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the class to be split off.")],
+    new: Annotated[
+        str | None, typer.Argument(metavar="NEW", help="Name of the class to be split off.")
+    ] = None,
     shots: Annotated[
-        list[str], typer.Argument(metavar="SHOT...", help="Shot ids, from `accrue class show`.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="SHOT...", help="Shot ids, from `accrue class show`."),
+    ] = None,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Only show two groups that the shots fall into.")
+    ] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Split the second of these groups off as NEW.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Split some shots of a class off as a new class."""
+    if suggest and (apply or new or shots):
+        raise UsageError("--suggest only shows two groups: it takes the name of a class alone")
+    if apply and (new is None or shots):
+        raise UsageError("--apply takes its shots from the suggestion: name the class and NEW")
+    if not suggest and not apply and (new is None or not shots):
+        raise UsageError(
+            "no shots were given to split off",
+            hint=f'two groups to choose from: accrue class split "{name}" --suggest',
+        )
     with open_box(context) as box:
-        _changed(box.split(name, shots, new), as_json)
+        if suggest:
+            _suggested(box.suggest_split(name), as_json)
+            return
+        chosen = [shot.id for shot in box.suggest_split(name).second] if apply else shots or []
+        _changed(box.split(name, chosen, new or ""), as_json)
+
+
+def _suggested(found: SplitSuggestion, as_json: bool) -> None:
+    if as_json:
+        emit(asdict(found))
+        return
+    table(
+        ["group", "shot", "taught", "from"],
+        [
+            (group, shot.id, when(shot.at), shot.source)
+            for group, shots in ((1, found.first), (2, found.second))
+            for shot in shots
+        ],
+    )
+    advice = "two things by all appearances" if found.advisable else "not clearly two things"
+    say(f"{found.label}: {advice} (separation {found.separation:.1f})")
+    note(f'to split group 2 off: accrue class split "{found.label}" NEW --apply')
 
 
 @app.command()

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from numpy.typing import NDArray
+
+from accrue.learn.cosine import Cosine
+from accrue.learn.fused import Fused
 from accrue.learn.gaussian import Gaussian
-from accrue.learn.leave_one_out import LeftOut, leave_one_out
+from accrue.learn.leave_one_out import LeftOut, leave_half_out
 from accrue.learn.prototype import Prototype
+from accrue.learn.random_features import RandomFeatures
 from accrue.learn.ridge import Ridge
 from accrue.learn.served import Head, Served
 from accrue.learn.state import State
 from accrue.learn.statistics import Rows
 
-HEADS: dict[str, type[Prototype] | type[Gaussian] | type[Ridge]] = {
-    head.name: head for head in (Prototype, Gaussian, Ridge)
+HEADS: dict[str, type[Head]] = {
+    head.name: head for head in (Cosine, Gaussian, Ridge, Prototype, RandomFeatures, Fused)
 }
 LEAST_SHOTS = 20  # left-out shots below which their accuracy says too little to choose by
+SHRINKAGES = (0.3, 0.7)  # beside the usual one
+TEXT_ROWS = (1.0, 16.0)  # beside the usual ones
+RIDGE_SHARES = (0.25, 0.5)
 
 
 @dataclass(frozen=True)
@@ -25,45 +34,72 @@ class Choice:
     """A solved head with its left-out scores.
 
     Attributes:
-        reason: why this head, for people.
+        left_out: of `leave_half_out`. reason: why this head, for people.
+        rivals: left-out accuracy of each head that competed, by its description.
     """
 
     head: Head
     served: Served
     left_out: LeftOut
     reason: str
+    rivals: Mapping[str, float]
 
 
-def choose(state: State, shots: Sequence[tuple[str, Rows]], head: Head | None = None) -> Choice:
+def choose(
+    state: State,
+    shots: Sequence[tuple[str, Rows]],
+    head: Head | None = None,
+    *,
+    texts: Mapping[str, NDArray[Any]] | None = None,
+    views: int | None = None,
+    random_features: int = 0,
+) -> Choice:
     """Solves `head`, or the best of the heads where none is named.
 
-    Without a name the heads compete by leave-one-out accuracy over the kept shots. Another head
-    must beat the gaussian one by more than its standard error (the rule of Breiman et al. 1984,
-    ch. 3), or a shot or two of luck would change heads to and fro. With fewer than `LEAST_SHOTS`
-    shots to leave out it is the gaussian head where some class has two shots, and the prototype
-    head where none has.
+    Without a name the heads compete by how many of the kept shots they get right when these are
+    left out with the half of their class most like them (`leave_half_out`). Another head must beat
+    the cosine head by more than its standard error (the rule of Breiman et al. 1984, ch. 3), or a
+    shot or two of luck would change heads to and fro. With fewer than `LEAST_SHOTS` shots to
+    leave out it is the cosine head.
 
     Args:
         shots: (class id, int16 (m, dim)) of each kept shot, all of them in `state`.
+        texts: text vector by class id, float (dim,); see `Cosine`.
+        views: how many of a shot's first rows make a query; None for all.
+        random_features: width of a random-feature ridge head that competes too; 0 for none.
     """
+
+    def solved(head: Head, reason: str = "") -> Choice:
+        served = head.solve(state)
+        return Choice(head, served, leave_half_out(served, shots, views), reason, {})
+
     if head is not None:
-        return _solved(state, shots, head, "as set")
-    gaussian = _solved(state, shots, Gaussian(), "the first choice from two shots a class on")
-    if len(gaussian.left_out) == 0:
-        return _solved(state, shots, Prototype(), "no class has two shots yet")
-    if len(gaussian.left_out) < LEAST_SHOTS or len(state) < 2:
-        return gaussian
-    best = gaussian
-    usual = gaussian.left_out.accuracy
-    error = math.sqrt(usual * (1 - usual) / len(gaussian.left_out))
-    for rival in (Ridge(), Prototype()):
-        tried = _solved(state, shots, rival, "")
-        if tried.left_out.accuracy > max(best.left_out.accuracy, usual + error):
+        return solved(head, "as set")
+    texts = texts or {}
+    best = usual = solved(Cosine(texts=texts), "the first choice")
+    if len(usual.left_out) < LEAST_SHOTS or len(usual.served) < 2:
+        return usual
+    right = usual.left_out.accuracy
+    bar = right + math.sqrt(right * (1 - right) / len(usual.left_out))
+    told = {usual.served.describe(): right}
+    for rival in _rivals(state, texts, random_features):
+        tried = solved(rival)
+        accuracy = tried.left_out.accuracy
+        told[tried.served.describe()] = accuracy
+        if accuracy > max(best.left_out.accuracy, bar):
             best = tried
-    share = f"{best.left_out.accuracy:.0%} of {len(best.left_out)} shots right when left out"
-    return Choice(best.head, best.served, best.left_out, share)
+    reason = f"{best.left_out.accuracy:.0%} of {len(best.left_out)} shots right when left out"
+    return replace(best, reason=reason, rivals=told)
 
 
-def _solved(state: State, shots: Sequence[tuple[str, Rows]], head: Head, reason: str) -> Choice:
-    served = head.solve(state)
-    return Choice(head, served, leave_one_out(served, shots), reason)
+def _rivals(state: State, texts: Mapping[str, NDArray[Any]], random_features: int) -> list[Head]:
+    heads: list[Head] = [Cosine(shrinkage, texts) for shrinkage in SHRINKAGES]
+    if texts:
+        heads += [Cosine(texts=texts, text_rows=rows) for rows in TEXT_ROWS]
+    if texts.keys() - set(state):
+        return heads  # the others cannot answer for a class that has but a name
+    heads += [Gaussian(), Ridge(), Prototype(centred=True)]
+    heads += [Fused(Cosine(texts=texts), Ridge(), share) for share in RIDGE_SHARES]
+    if random_features and not state.folded():
+        heads.append(RandomFeatures(random_features))
+    return heads

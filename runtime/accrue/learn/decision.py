@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accrue.learn.leave_one_out import LeftOut
+from accrue.learn.leave_one_out import LeftOut, familiarity
 from accrue.learn.statistics import Floats
 
 SURE, MAYBE, UNKNOWN, NOT_READY = "sure", "maybe", "unknown", "not_ready"
@@ -35,7 +35,7 @@ class Decision:
     Attributes:
         class_id: best class; "" where nothing has been taught.
         verdict: `SURE`, `MAYBE`, `UNKNOWN` or `NOT_READY`.
-        score: how usual the best score is among left-out known shots, 0 to 1; under the reject
+        score: how usual such scores are among left-out known shots, 0 to 1; under the reject
             share the verdict is unknown. nan where the verdict is not ready.
         margin: best less second-best score, in the units of the head; inf with one class.
         alternatives: the classes that cannot be ruled out, best first, never empty once taught.
@@ -51,6 +51,8 @@ class Decision:
 class Calibration:
     """Left-out scores to compare with. Under `LEAST_SHOTS` of them nothing is decided.
 
+    What is rejected is decided by `familiarity`, compared with that of left-out shots.
+
     Args:
         left_out: of all kept shots, under the head that will be asked.
         reject: share of known objects that may be called unknown, 0 to 0.5.
@@ -58,12 +60,12 @@ class Calibration:
 
     def __init__(self, left_out: LeftOut, reject: float = 0.05) -> None:
         self.reject = reject
-        self._best = np.sort(left_out.best[np.isfinite(left_out.best)])
         self._margin = np.sort(left_out.margin[np.isfinite(left_out.margin)])
+        self._known = np.sort(left_out.familiarity)
 
     @property
     def ready(self) -> bool:
-        return min(len(self._best), len(self._margin)) >= LEAST_SHOTS
+        return min(len(self._known), len(self._margin)) >= LEAST_SHOTS
 
     def decide(self, scores: Floats, ids: list[str], most: int = 5) -> Decision:
         """The answer to one query.
@@ -80,7 +82,7 @@ class Calibration:
         margin = float(scores[order[0]] - scores[order[1]]) if len(ids) > 1 else math.inf
         if not self.ready:
             return Decision(first, NOT_READY, math.nan, margin, (Alternative(first, math.nan),))
-        typical = share_below(self._best, float(scores[order[0]]))
+        typical = share_below(self._known, float(familiarity(scores[None])[0]))
         gaps = scores[order] - scores[order[0]]
         gaps[0] = margin
         told = [

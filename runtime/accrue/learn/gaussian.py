@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from accrue.errors import UsageError
-from accrue.learn.served import WAITING_UPDATES, Inverse, Served, on_grid
+from accrue.learn.served import (
+    WAITING_UPDATES,
+    Inverse,
+    Served,
+    on_grid,
+    query_rows,
+    scatter_change,
+)
 from accrue.learn.state import State
 from accrue.learn.statistics import SCALE, Floats
 
@@ -67,10 +74,10 @@ class Gaussian:
         return logs
 
     def solve(self, state: State) -> Served:
-        return _GaussianServed(self, state)
+        return GaussianServed(self, state)
 
 
-class _GaussianServed(Served):
+class GaussianServed(Served):
     per_class: ClassVar[tuple[str, ...]] = ("_n", "_means", "_squares", "_quadratic")
 
     def __init__(self, head: Gaussian, state: State) -> None:
@@ -144,65 +151,102 @@ class _GaussianServed(Served):
         super()._drop(k)
         self._log_priors = None
 
-    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
-        n = self._n[k]
-        if n + sign == 0 or n == 0:
-            return True  # the first or last row of a class adds no within-class scatter
-        if len(self._terms) == WAITING_UPDATES:
+    def _follow_rows(self, k: int, x: Floats, sign: int, mean: Floats) -> bool:
+        change = scatter_change(x, self._n[k], self._means[k], sign)
+        if len(self._terms) + len(change) > WAITING_UPDATES:
             _ = self.quadratic
-        v = (x - self._means[k]) * math.sqrt(n / (n + sign))
-        change = self.inverse.update(v, sign)
-        if change is None:
+        followed = self.inverse.update(change, sign, mean)
+        if followed is None:
             return False
-        self._terms.append(change)
-        return True
-
-    def _mean_changed(self, k: int) -> None:
-        mean = self._means[k]
-        self._squares[k] = self._n[k] * float(mean @ mean)
-        # quadratic() will add every waiting term to this class too: leave them out here
-        value = float(mean @ (self.inverse @ mean))
+        vectors, weights, quadratic = followed
+        # quadratic will add every waiting term to this class too: leave them out here
+        self._terms += zip(vectors, weights.tolist(), strict=True)
         for u, weight in self._terms:
-            value -= weight * float(u @ mean) ** 2
-        self._quadratic[k] = value
+            quadratic -= weight * float(u @ mean) ** 2
+        self._quadratic[k] = quadratic
+        self._squares[k] = (self._n[k] + sign * len(x)) * float(mean @ mean)
+        return True
 
     def _settle(self, state: State) -> bool:
         self._read_sums(state)
         return bool(self.ids) and self._head.ridge(state.n, self.dim, self.within) == self.rho
 
-    def left_out(self, k: int, shots: list[Floats]) -> list[Floats | None]:
-        n, mean = float(self.n[k]), self.means[k]
-        basis = np.vstack([*shots, mean[None]])  # the class's rows, then its mean
-        image = self.inverse @ basis
-        against = image @ self.means.T  # (rows + 1, C)
-        quadratic = self.quadratic
+    def left_out(
+        self, k: int, blocks: Sequence[Sequence[Floats]], views: int | None = None
+    ) -> list[Floats | None]:
+        n, origins = self.n[k], self._origins(k)
+        basis = np.vstack([*(shot for block in blocks for shot in block), *origins])
+        image = self.inverse @ basis  # for all blocks at once
+        against = image @ self.means.T
+        behind = list(range(len(basis) - len(origins), len(basis)))
         result: list[Floats | None] = []
         start = 0
-        for x in shots:
-            m = len(x)
-            pick = [*range(start, start + m), len(basis) - 1]
+        for block in blocks:
+            m = sum(len(shot) for shot in block)
+            pick = [*range(start, start + m), *behind]
             start += m
             if n <= m:
                 result.append(None)
                 continue
-            # V = T B: what the class's scatter loses, within the shot and between it and the rest
-            T = np.zeros((m + 1, m + 1))
-            T[:m, :m] = np.eye(m) - 1.0 / m
-            T[m, :m] = math.sqrt(n * m / (n - m)) / m
-            T[m, m] = -math.sqrt(n * m / (n - m))
-            K = image[pick] @ basis[pick].T  # B R B^T, (m + 1, m + 1)
-            TK = T @ K
-            gain = np.linalg.inv(np.eye(m + 1) - TK @ T.T)
-            VM = T @ against[pick]  # V R M^T, (m + 1, C)
-            VX = TK[:, :m]  # V R X^T, (m + 1, m)
-            dots = against[pick[:m]] + VX.T @ gain @ VM  # (m, C)
-            squares = quadratic + np.einsum("ic,ij,jc->c", VM, gain, VM)
-            # the class mean itself moves: mu' = c B
-            c = np.full(m + 1, -1.0 / (n - m))
-            c[m] = n / (n - m)
-            Vc = TK @ c
-            dots[:, k] = c @ K[:, :m] + Vc @ gain @ VX
-            squares[k] = c @ K @ c + Vc @ gain @ Vc
-            logits = self.scale * (dots.mean(axis=0) - squares / 2) + self.log_priors
-            result.append(logits)
+            left = Without(image[pick] @ basis[pick].T, against[pick], n, m)
+            result.append(self._scores_without(k, left, query_rows(block, views)))
         return result
+
+    def _origins(self, k: int) -> list[Floats]:
+        """What `Without` needs beside the rows of class k: its mean first."""
+        return [self._means[k]]
+
+    def _scores_without(self, k: int, left: Without, query: Floats) -> Floats:
+        x = np.pad(query, ((0, 0), (0, left.size - left.m)))  # (shots, size)
+        mean = left.mean()
+        dots = left.with_means(x)
+        dots[:, k] = left.dot(x, mean)
+        squares = left.squares(self.quadratic)
+        squares[k] = left.dot(mean, mean)
+        logits: Floats = self.scale * (dots - squares / 2) + self.log_priors
+        return logits
+
+
+class Without:
+    """Inner products ``a . R b`` as they are when m rows of a class of n are taken away.
+
+    What the class's scatter loses has rank m + 1 at most: the rows about their mean, and that
+    mean about what is left (the block form of the leave-one-out identities). Vectors are given by
+    coordinates in the basis of the m rows, the class mean and whatever else stands behind them.
+
+    Args:
+        K: ``B R B^T`` of the basis, (size, size). against: ``B R M^T``, (size, n_classes).
+    """
+
+    def __init__(self, K: Floats, against: Floats, n: float, m: int) -> None:
+        self.n, self.m, self.size = n, m, len(K)
+        self._K, self._against = K, against
+        T = np.zeros((m + 1, self.size))  # V = T B is what the scatter loses
+        T[:m, :m] = np.eye(m) - 1.0 / m
+        T[m, :m] = math.sqrt(n * m / (n - m)) / m
+        T[m, m] = -math.sqrt(n * m / (n - m))
+        self._VB = T @ K
+        self._VM = T @ against
+        self._gain = np.linalg.inv(np.eye(m + 1) - self._VB @ T.T)
+
+    def mean(self) -> Floats:
+        """Coordinates of the mean of what is left of the class."""
+        c = np.zeros(self.size)
+        c[: self.m] = -1.0 / (self.n - self.m)
+        c[self.m] = self.n / (self.n - self.m)
+        return c
+
+    def dot(self, a: Floats, b: Floats) -> Floats:
+        """For coordinates a (..., size) and b (size,): float64 (...)."""
+        found: Floats = a @ (self._K @ b) + (a @ self._VB.T) @ (self._gain @ (self._VB @ b))
+        return found
+
+    def with_means(self, a: Floats) -> Floats:
+        """With every class mean, unchanged ones: float64 (..., n_classes)."""
+        found: Floats = a @ self._against + (a @ self._VB.T) @ self._gain @ self._VM
+        return found
+
+    def squares(self, quadratic: Floats) -> Floats:
+        """``mu . R mu`` of every class mean, from what it was before: float64 (n_classes,)."""
+        found: Floats = quadratic + np.einsum("ic,ic->c", self._VM, self._gain @ self._VM)
+        return found

@@ -57,23 +57,20 @@ class _PrototypeServed(Served):
         cosine: Floats = (x @ means.T) / np.maximum(lengths * own, 1e-12)  # (n, C)
         return cosine
 
-    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
+    def _follow_rows(self, k: int, x: Floats, sign: int, mean: Floats) -> bool:
+        self._lengths[k] = np.linalg.norm(mean)
         return True
-
-    def _mean_changed(self, k: int) -> None:
-        self._lengths[k] = np.linalg.norm(self._means[k])
 
     def _settle(self, state: State) -> bool:
         return True
 
-    def _left_out(self, k: int, x: Floats) -> Floats:
+    def _left_out(self, k: int, x: Floats, queries: Floats) -> Floats:
         gone = x.sum(axis=0)
         without = (self.n[k] * self.means[k] - gone) / (self.n[k] - len(x))
         means = self.means
         if self._centred and len(means) > 1:  # the centre moves with the mean
             centre = (self.n @ means - gone) / (self.n.sum() - len(x))
-            means, x, without = means - centre, x - centre, without - centre
-        scores = self._cosine(x, means)
-        scores[:, [k]] = self._cosine(x, without[None])
-        mean: Floats = scores.mean(axis=0)
-        return mean
+            means, without, queries = means - centre, without - centre, queries - centre
+        scores = self._cosine(queries, means)
+        scores[:, [k]] = self._cosine(queries, without[None])
+        return scores

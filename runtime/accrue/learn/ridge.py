@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from accrue.errors import UsageError
-from accrue.learn.served import Inverse, Served, on_grid
+from accrue.learn.served import Inverse, Served, on_grid, scatter_change
 from accrue.learn.state import State
 from accrue.learn.statistics import SCALE, Floats
 
@@ -98,27 +98,26 @@ class _RidgeServed(Served):
         regressed: Floats = self.n * dots + self.n / self._rows
         return regressed
 
-    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
-        n = self._rows
-        if n + sign == 0:
+    def _follow_rows(self, k: int, x: Floats, sign: int, mean: Floats) -> bool:
+        n = self._rows + sign * len(x)
+        change = scatter_change(x, self._rows, self.centre, sign)
+        if n == 0 or self.inverse.update(change, sign) is None:
             return False
-        v = (x - self.centre) * math.sqrt(n / (n + sign))
-        if self.inverse.update(v, sign) is None:
-            return False
-        self._rows = n + sign
-        self.centre = self.centre + sign * (x - self.centre) / self._rows
+        self.centre = (self._rows * self.centre + sign * x.sum(axis=0)) / n
+        self._rows = n
         return True
 
     def _settle(self, state: State) -> bool:
         self._read_sums(state)
         return self._ridge() == self.lam
 
-    def _left_out(self, k: int, x: Floats) -> Floats:
-        """``y - inv(I - H) (y - yhat)``: the hat matrix H of the shot's rows, (m, m)."""
+    def _left_out(self, k: int, x: Floats, queries: Floats) -> Floats:
+        """``y(q) - h (I - H)^-1 (y - yhat)``: H of the block's rows, h between queries and rows."""
         targets = np.zeros((len(x), len(self)))
         targets[:, k] = 1.0
-        z = x - self.centre
-        hat = z @ (self.inverse @ z).T + 1.0 / self.n.sum()
+        image = self.inverse @ (x - self.centre)
+        hat = (x - self.centre) @ image.T + 1.0 / self.n.sum()
+        between = (queries - self.centre) @ image.T + 1.0 / self.n.sum()
         residual = np.linalg.solve(np.eye(len(x)) - hat, targets - self._scores(x))
-        mean: Floats = (targets - residual).mean(axis=0)
-        return mean
+        scores: Floats = self._scores(queries) - between @ residual
+        return scores

@@ -1,9 +1,9 @@
 """What every head shares: solved exactly, then followed row by row.
 
 A head is a pure function of a `State`: `solve` computes it exactly, in O(dim**3 + C dim**2).
-What `solve` returns, a `Served` head, can then follow the state row by row in O(dim**2): with one
-more row each matrix involved changes by rank one (Sherman and Morrison 1950), and the class
-vectors are never multiplied out, so that teaching touches one of them. `Learner` keeps the two
+What `solve` returns, a `Served` head, can then follow the state shot by shot in O(m dim**2): with
+m more rows each matrix involved changes by rank m (Woodbury 1950), and the class vectors are never
+multiplied out, so that teaching touches one of them. `Learner` keeps the two
 together and solves exactly again where an update cannot follow.
 
 Scores are in units of the embedding's own length: rows are divided by 2**15.
@@ -12,6 +12,7 @@ Scores are in units of the embedding's own length: rows are divided by 2**15.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from accrue.learn.statistics import SCALE, Floats, Rows
 STEPS_PER_OCTAVE = 8
 SPARE_CLASSES = 16  # room for new ones, so that the first needs no copy of all
 WAITING_UPDATES = 32  # rank-one terms kept apart from the inverse before they are folded in
+ROWS_AT_ONCE = 24  # of a lesson; each is one such term, and their mean one more
 ROUNDING = 2.0**-52  # of one float64 operation, relative
 RESOLVE_AFTER = 4096  # updates after which the exact solve takes rounding away again
 ERROR_BUDGET = 1e-9  # relative error of an inverse from downdates; 1e-6 is what is promised
@@ -64,27 +66,37 @@ class Inverse:
         self._fold()
         return self.base
 
-    def update(self, v: Floats, sign: float) -> tuple[Floats, float] | None:
-        """Follows ``M + sign v v^T``: ``R`` gains ``w u u^T``; returns (u, w).
+    def update(
+        self, V: Floats, sign: float, x: Floats | None = None
+    ) -> tuple[Floats, Floats, float] | None:
+        """Follows ``M + sign V^T V`` (Woodbury 1950): ``R`` gains ``U^T diag(w) U``.
 
         A downdate that leaves the share ``pivot`` of a direction magnifies the rounding in it by
         ``1 / pivot**2`` at most; the sum of those is the error counted against `ERROR_BUDGET`.
-        None where it is used up.
+
+        Args:
+            V: float64 (r, dim), at most `WAITING_UPDATES` rows.
+            x: float64 (dim,), a vector whose ``x . R x`` is asked for in the same pass over R.
+
+        Returns:
+            U (r, dim), w (r,) and ``x . R x`` after the update; None where the error is used up.
         """
-        u = self @ v
-        pivot = 1.0 + sign * float(v @ u)
+        image = self @ (V if x is None else np.vstack([V, x]))
+        U = image[: len(V)]
+        pivots, axes = np.linalg.eigh(np.eye(len(V)) + sign * (V @ U.T))
         if sign < 0:
-            self._error += ROUNDING / pivot**2 if pivot > 0 else math.inf
+            smallest = pivots[0] if len(pivots) else 1.0
+            self._error += ROUNDING * float((pivots**-2.0).sum()) if smallest > 0 else math.inf
         if self._error > ERROR_BUDGET or self.updates >= RESOLVE_AFTER:
             return None
-        if self._waiting == WAITING_UPDATES:
+        if self._waiting + len(V) > WAITING_UPDATES:
             self._fold()
-        weight = -sign / pivot
-        self._vectors[self._waiting] = u
-        self._weights[self._waiting] = weight
-        self._waiting += 1
-        self.updates += 1
-        return u, weight
+        U, weights = axes.T @ U, -sign / pivots
+        waiting = slice(self._waiting, self._waiting + len(V))
+        self._vectors[waiting], self._weights[waiting] = U, weights
+        self._waiting += len(V)
+        self.updates += len(V)
+        return U, weights, 0.0 if x is None else float(x @ image[-1] + (U @ x) ** 2 @ weights)
 
     def _fold(self) -> None:
         if self._waiting:
@@ -151,46 +163,53 @@ class Served:
         k = self.index.get(class_id)
         if k is None:
             k = self._append(class_id)
-        for x in rows.astype(np.float64) / SCALE:
-            if not self._follow_row(k, x, sign):
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            x = rows[start : start + ROWS_AT_ONCE].astype(np.float64) / SCALE
+            n = self._n[k] + sign * len(x)
+            if n == 0:
+                mean = np.zeros(self.dim)
+            elif start + len(x) == len(rows):
+                # the exact sum, so that means carry no rounding along
+                mean = state.sum(class_id) / (n * SCALE)
+            else:
+                mean = (self._n[k] * self._means[k] + sign * x.sum(axis=0)) / n
+            if not self._follow_rows(k, x, sign, mean):
                 return False
-            n = self._n[k] + sign
+            self._n[k], self._means[k] = n, mean
             if n == 0:
                 self._drop(k)
-            else:
-                self._means[k] += sign * (x - self._means[k]) / n
-                self._n[k] = n
-        if class_id in self.index:  # the exact sum, so that means carry no rounding along
-            self._means[k] = state.sum(class_id) / (self._n[k] * SCALE)
-            self._mean_changed(k)
         return self._settle(state)
 
-    def _follow_row(self, k: int, x: Floats, sign: int) -> bool:
-        """Called for each row before the mean of class k moves."""
+    def _follow_rows(self, k: int, x: Floats, sign: int, mean: Floats) -> bool:
+        """Called before class k gains or loses rows x (m, dim), after which it has this mean."""
         raise NotImplementedError
-
-    def _mean_changed(self, k: int) -> None:
-        pass
 
     def _settle(self, state: State) -> bool:
         """Whether the parameters in force still are those that `state` asks for."""
         raise NotImplementedError
 
-    def left_out(self, k: int, shots: list[Floats]) -> list[Floats | None]:
-        """What `scores` would say of shots of class k, had each never been taught.
+    def left_out(
+        self, k: int, blocks: Sequence[Sequence[Floats]], views: int | None = None
+    ) -> list[Floats | None]:
+        """What `scores` would say of shots of class k, had their block never been taught.
 
         Args:
-            shots: float64 (m, dim) of each shot, kept rows of class k.
+            blocks: shots that are left out together, float64 (m, dim) each, kept rows of class k.
+            views: how many of a shot's first rows make a query, as their mean; None for all.
 
         Returns:
-            float64 (n_classes,) for each shot, averaged over its rows; None for a shot that is
-            all there is of its class.
+            float64 (shots, n_classes) for each block; None for one that is all of its class.
         """
         n = self.n[k]
-        return [self._left_out(k, x) if n > len(x) else None for x in shots]
+        found: list[Floats | None] = []
+        for block in blocks:
+            rows = np.vstack(block)
+            queries = query_rows(block, views) @ rows
+            found.append(self._left_out(k, rows, queries) if n > len(rows) else None)
+        return found
 
-    def _left_out(self, k: int, x: Floats) -> Floats:
-        """`left_out` of one shot."""
+    def _left_out(self, k: int, x: Floats, queries: Floats) -> Floats:
+        """`left_out` of one block of rows x (m, dim), asked with queries (shots, dim)."""
         raise NotImplementedError
 
     def _append(self, class_id: str) -> int:
@@ -223,6 +242,34 @@ class Served:
             self.ids[k] = self.ids[last]
             self.index[self.ids[k]] = k
         self.ids.pop()
+
+
+def scatter_change(x: Floats, n: float, mean: Floats, sign: int) -> Floats:
+    """What rows add to the scatter of n others about their common mean, or take from it.
+
+    Args:
+        x: float64 (m, dim), to be added to n rows of this mean, or to be taken from among them.
+
+    Returns:
+        V, float64 (m or m + 1, dim): the scatter changes by ``sign V^T V``.
+    """
+    m, centre = len(x), x.mean(axis=0)
+    about: Floats = x - centre
+    if n == 0 or n + sign * m == 0:
+        return about
+    shift = math.sqrt(n * m / (n + sign * m)) * (centre - mean)
+    return np.array([shift] if m == 1 else [*about, shift])
+
+
+def query_rows(block: Sequence[Floats], views: int | None) -> Floats:
+    """The matrix that averages the first `views` rows of each shot: float64 (shots, rows)."""
+    mean = np.zeros((len(block), sum(len(shot) for shot in block)))
+    start = 0
+    for i, shot in enumerate(block):
+        used = len(shot) if views is None else min(views, len(shot))
+        mean[i, start : start + used] = 1 / used
+        start += len(shot)
+    return mean
 
 
 class Head(Protocol):

@@ -137,6 +137,10 @@ class State:
         """Rows of a class that are held as rows: int16 (n, dim)."""
         return self._known(class_id).kept()
 
+    def folded(self) -> list[str]:
+        """Ids of the classes whose rows are not all held as rows."""
+        return [class_id for class_id in self if self._classes[class_id].folded is not None]
+
     def statistics(self, class_id: str) -> Statistics:
         return self._known(class_id).statistics()
 

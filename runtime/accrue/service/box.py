@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accrue.bundle import Bundle, default_bundle_path
-from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, StoreCorrupt
-from accrue.learn import SCALE, Calibration, Choice, Decision, State, choose, quantise
-from accrue.learn.statistics import Rows
+from accrue.device import Device, describe
+from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, Refused, StoreCorrupt
+from accrue.learn import Calibration, Choice, Decision, State, choose, leave_one_out, quantise
+from accrue.learn.decision import UNKNOWN
+from accrue.learn.explain import nearest
+from accrue.learn.groups import LEAST_SHOTS, two_groups
+from accrue.learn.guard import Measured, compare
+from accrue.learn.quality import quality
+from accrue.learn.refuse import Refusals
+from accrue.learn.statistics import Floats, Rows
+from accrue.learn.suspects import suspects
+from accrue.service.coach import Report, Screen, Skipped, report
 from accrue.service.settings import Settings
 from accrue.store import (
     BackupInfo,
     ClassRow,
     Entry,
     Purged,
+    Refusal,
     Restored,
     Shot,
     Store,
     Teaching,
     backup,
     clean_name,
+    clean_prompt,
     read_info,
     restore,
+    shown,
 )
 from accrue.store.database import FILE_NAME
 from accrue.store.store import Retain
 from accrue.vision.decode import decode
-from accrue.vision.encode import OnnxEncoder
+from accrue.vision.encode import BundleEncoder
+from accrue.vision.engines import EngineFolder, Serving, serve
+from accrue.vision.engines.selection import ONNX_CPU
 from accrue.vision.text import TextEncoder
 
 Image = NDArray[np.uint8]
@@ -45,13 +59,18 @@ _THUMBNAIL_QUALITY = 80
 
 @dataclass(frozen=True)
 class Receipt:
-    """One shot that is on the disk, or one image that was refused (then `shot` is "")."""
+    """One shot that is on the disk, or one image that is not (then `shot` is "").
+
+    Attributes:
+        error: why it could not be used. skipped: why it was left out.
+    """
 
     shot: str
     source: str
     class_name: str
     rows: int
     error: AccrueError | None = None
+    skipped: Skipped | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +98,63 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class NearShot:
+    """A kept shot near to a photo; `cosine` as in `accrue.learn.explain.Near`."""
+
+    shot: Shot
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A class that was in question, and its kept shots nearest to the photo, nearest first."""
+
+    label: str
+    shots: tuple[NearShot, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An answer and its why.
+
+    Attributes:
+        reasons: of the winner and of the runner-up, where there are such.
+        refused: classes that were no answer because the photo is nearer to what they are not.
+    """
+
+    prediction: Prediction
+    reasons: tuple[Reason, ...]
+    refused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SuspectShot:
+    """A shot to look at; `margin` as in `accrue.learn.suspects.Suspect`."""
+
+    shot: Shot
+    label: str
+    looks_like: str
+    margin: float
+
+
+@dataclass(frozen=True)
+class SplitSuggestion:
+    """Two groups of a class's shots; fields as in `accrue.learn.groups.Groups`."""
+
+    label: str
+    first: tuple[Shot, ...]
+    second: tuple[Shot, ...]
+    separation: float
+    advisable: bool
+
+
+@dataclass(frozen=True)
 class Learned:
     """What the store holds, in memory. Head and calibration are worked out when first asked for.
 
     Attributes:
         state: the sums. shots: (class id, int16 rows) of each kept shot. names: by class id.
+        shot_ids: of each kept shot. refused: int16 rows that are not of a class, by its id.
         texts: by class id, float64 (dim,) of unit length, of each class that was taught by name.
     """
 
@@ -91,6 +162,8 @@ class Learned:
     shots: list[tuple[str, Rows]]
     names: dict[str, str]
     settings: Settings
+    shot_ids: tuple[str, ...] = ()
+    refused: Mapping[str, Rows] = field(default_factory=dict)
     texts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
@@ -104,7 +177,33 @@ class Learned:
     def decide(self, embeddings: NDArray[Any]) -> list[Decision]:
         """One decision for each embedding, float (n, dim)."""
         served = self.choice.served
-        return [self.calibration.decide(scores, served.ids) for scores in served.scores(embeddings)]
+        scores = served.scores(embeddings)
+        if not self.refusals:
+            return [self.calibration.decide(one, served.ids) for one in scores]
+        allowed = self.refusals.allowed(embeddings, served.ids)
+        return [self._decided(one, may) for one, may in zip(scores, allowed, strict=True)]
+
+    def _decided(self, scores: Floats, allowed: NDArray[np.bool_]) -> Decision:
+        """The answer among the classes that are allowed; unknown where none is."""
+        ids = self.choice.served.ids
+        left = self.calibration.decide(
+            scores[allowed], [c for c, may in zip(ids, allowed, strict=True) if may]
+        )
+        return replace(left, verdict=UNKNOWN, score=0.0) if ids and not allowed.any() else left
+
+    @cached_property
+    def refusals(self) -> Refusals:
+        kept = {c: self.rows_of(c) for c in self.refused}
+        return Refusals(self.refused, kept, {c: self.state.sum(c) for c in self.refused})
+
+    def rows_of(self, class_id: str) -> Rows:
+        """Kept rows of a class: int16 (n, dim)."""
+        found = [rows for c, rows in self.shots if c == class_id]
+        return np.concatenate(found) if found else np.empty((0, self.state.dim), np.int16)
+
+    @property
+    def classes_of_shots(self) -> list[str]:
+        return [class_id for class_id, _ in self.shots]
 
 
 class Box:
@@ -113,8 +212,12 @@ class Box:
     Nothing is opened before it is needed: listing classes loads no encoder.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, remark: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """`remark` is told, in a line, of what is not as it was expected but goes on."""
         self.settings = settings
+        self._remark = remark
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
 
@@ -137,8 +240,21 @@ class Box:
         return Bundle.open(self.settings.bundle or default_bundle_path())
 
     @cached_property
-    def encoder(self) -> OnnxEncoder:
-        return OnnxEncoder(self.bundle, threads=self.settings.threads or None)
+    def serving(self) -> Serving:
+        """The encoder that serves here, and why no better one; its remark goes to `remark`."""
+        settings = self.settings
+        # On the CPU nothing has to be known of the device, which takes a while to ask.
+        device = describe() if settings.encoder != ONNX_CPU else Device("", "")
+        folder = EngineFolder(settings.engines_folder)
+        threads = settings.threads or None
+        found = serve(self.bundle, device, folder, wanted=settings.encoder, threads=threads)
+        if found.remark:
+            self._remark(found.remark)
+        return found
+
+    @property
+    def encoder(self) -> BundleEncoder:
+        return self.serving.encoder
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
@@ -172,6 +288,7 @@ class Box:
             dim=dim,
             budget=self.settings.budget,
             retain=self.settings.retain,
+            memory=self.settings.memory,
             readonly=readonly,
         )
 
@@ -183,20 +300,27 @@ class Box:
             return Learned(State(manifest.space_id, manifest.dim), [], {}, self.settings)
         revision = store.revision
         if self._learned is None or self._learned[0] != revision:
-            state = State(store.space_id, store.dim)
-            shots: list[tuple[str, Rows]] = []
-            names = {}
-            texts = {}
-            for found in store.rows_by_class():
-                names[found.id] = found.name
-                state.add(found.id, found.rows)
-                if found.folded is not None:
-                    state.add_statistics(found.id, found.folded)
-                shots += [(found.id, rows) for _, rows in found.by_shot()]
-                if found.text is not None:
-                    texts[found.id] = found.text.astype(np.float64) / SCALE
-            self._learned = (revision, Learned(state, shots, names, self.settings, texts))
+            self._learned = (revision, self._read(store))
         return self._learned[1]
+
+    def _read(self, store: Store) -> Learned:
+        state = State(store.space_id, store.dim)
+        shots: list[tuple[str, Rows]] = []
+        shot_ids: list[str] = []
+        names, refused, texts = {}, {}, {}
+        for found in store.rows_by_class():
+            names[found.id] = found.name
+            state.add(found.id, found.rows)
+            if found.folded is not None:
+                state.add_statistics(found.id, found.folded)
+            shots += [(found.id, rows) for _, rows in found.by_shot()]
+            shot_ids += found.shot_ids
+            if len(found.refused) and found.id in state:
+                refused[found.id] = found.refused
+            if found.text is not None:
+                row = found.text.astype(np.float64)
+                texts[found.id] = row / np.linalg.norm(row)
+        return Learned(state, shots, names, self.settings, tuple(shot_ids), refused, texts)
 
     # ---- teaching and asking --------------------------------------------------------------------
 
@@ -209,8 +333,9 @@ class Box:
     ) -> Iterator[Receipt]:
         """Teaches one shot per image; yields a receipt once it is on the disk.
 
-        All shots of one call are one entry of the journal. An image that cannot be used is
-        reported by its receipt, and the others are taught.
+        All shots of one call are one entry of the journal. An image that cannot be used, or that
+        settings `duplicates` and `blur` leave out, is reported by its receipt, and the others are
+        taught.
 
         Args:
             images: (source, path or uint8 (h, w, 3) RGB) of each.
@@ -218,16 +343,37 @@ class Box:
         name = clean_name(name)
         self.require_same_space()
         teaching: Teaching | None = None
+        screen: Screen | None = None
         for source, image, row in self._embedded(images):
             if isinstance(row, AccrueError):
                 yield Receipt("", source, teaching.class_name if teaching else name, 0, row)
                 continue
+            rows = quantise(row[None])
+            screen = screen or self._screen(name)
+            if skipped := screen.skips(image, rows):
+                label = teaching.class_name if teaching else name
+                yield Receipt("", source, label, 0, skipped=skipped)
+                continue
             store = self.store(create=True)  # not before there is something to keep
             if teaching is None:
                 teaching = store.begin_teach(name, actor=actor or self.settings.actor)
-            rows = quantise(row[None])
             shot = store.add_shot(teaching, rows, source=source, thumb=self._thumbnail(image))
+            screen.keep(shot, rows)
             yield Receipt(shot, source, teaching.class_name, len(rows))
+
+    def _screen(self, name: str) -> Screen:
+        """What the class holds already, to hold new photos against."""
+        store = self.reading()
+        kept: list[tuple[str, Rows]] = []
+        if store is not None and self.settings.duplicates < 1:
+            learned = self.learned()
+            try:
+                class_id = store.resolve(name).id
+            except NotFound:
+                class_id = ""
+            pairs = zip(learned.shot_ids, learned.shots, strict=True)
+            kept = [(shot, rows) for shot, (owner, rows) in pairs if owner == class_id]
+        return Screen(kept, self.settings.duplicates, self.settings.blur)
 
     def teach_by_name(self, name: str, prompt: str | None = None) -> Entry:
         """Teaches a class by its name alone, or by another text about it; again, it replaces that.
@@ -241,6 +387,7 @@ class Box:
             AccrueError: the package tokenizers is missing, and the name is not in the vocabulary.
         """
         name = clean_name(name)
+        prompt = None if prompt is None else clean_prompt(prompt)
         self.require_same_space()
         if prompt is None:
             vector = self.text_encoder.embed([name])
@@ -260,6 +407,39 @@ class Box:
                 yield Prediction(source, "", "", float("nan"), float("nan"), (), row)
                 continue
             yield named(source, learned.decide(row[None])[0], learned.names)
+
+    def why(
+        self, images: Iterable[tuple[str, Path | Image]], *, most: int = 3
+    ) -> Iterator[Explanation]:
+        """What each image shows, and the kept shots that speak for it and for the runner-up."""
+        self.require_same_space()
+        learned = self.learned()
+        store = self.reading()
+        for source, _, row in self._embedded(images):
+            if isinstance(row, AccrueError):
+                nothing = Prediction(source, "", "", float("nan"), float("nan"), (), row)
+                yield Explanation(nothing, (), ())
+                continue
+            decision = learned.decide(row[None])[0]
+            served = learned.choice.served
+            allowed = learned.refusals.allowed(row[None], served.ids)[0]
+            scores = served.scores(row[None])[0]
+            order = [k for k in np.argsort(-scores, kind="stable") if allowed[k]][:2]
+            reasons = []
+            for class_id in (served.ids[k] for k in order):
+                near = nearest(row, learned.shots, class_id, most)
+                shots = tuple(
+                    NearShot(store.shot(learned.shot_ids[n.shot]), n.cosine)
+                    for n in near
+                    if store is not None
+                )
+                reasons.append(Reason(learned.names[class_id], shots))
+            refused = [
+                learned.names[c] for c, may in zip(served.ids, allowed, strict=True) if not may
+            ]
+            yield Explanation(
+                named(source, decision, learned.names), tuple(reasons), tuple(refused)
+            )
 
     def embed(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[tuple[str, Any]]:
         """(source, float32 (dim,) embedding or AccrueError) of each image."""
@@ -316,8 +496,12 @@ class Box:
     def rename(self, old: str, new: str) -> Entry:
         return self._changing().rename(old, new, actor=self.settings.actor)
 
-    def merge(self, name: str, into: str) -> Entry:
-        return self._changing().merge(name, into, actor=self.settings.actor)
+    def merge(self, name: str, into: str, *, force: bool = False) -> Entry:
+        """Raises Refused where it makes the answers worse (setting `guard`) and not `force`."""
+        store = self._changing()
+        return self._guarded(
+            lambda: store.merge(name, into, actor=self.settings.actor), force=force
+        )
 
     def remove(self, name: str) -> Entry:
         return self._changing().remove(name, actor=self.settings.actor)
@@ -325,11 +509,101 @@ class Box:
     def purge(self, name: str) -> Purged:
         return self._changing().purge(name, actor=self.settings.actor)
 
-    def relabel(self, shots: Sequence[str], name: str) -> Entry:
-        return self._changing().relabel(shots, name, actor=self.settings.actor)
+    def relabel(self, shots: Sequence[str], name: str, *, force: bool = False) -> Entry:
+        """Raises Refused where it makes the answers worse (setting `guard`) and not `force`."""
+        store = self._changing()
+        return self._guarded(
+            lambda: store.relabel(shots, name, actor=self.settings.actor), force=force
+        )
+
+    def _guarded(self, change: Callable[[], Entry], *, force: bool) -> Entry:
+        """Makes a change, unless left-out accuracy falls by more than the setting `guard`."""
+        store = self.store()
+        if force or self.settings.guard >= 1:
+            return change()
+        before = self.learned()
+        with store.atomic():  # what is refused is rolled back
+            entry = change()
+            after = self._read(store)
+            verdict = compare(_measured(before), _measured(after), self.settings.guard)
+            if not verdict.passed:
+                raise Refused(
+                    f"held back, nothing was changed: {verdict.reason} ({entry.summary})",
+                    hint="see `accrue class quality`; to do it all the same, add --force",
+                )
+        return entry
 
     def split(self, name: str, shots: Sequence[str], new: str) -> Entry:
         return self._changing().split(name, shots, new, actor=self.settings.actor)
+
+    def suggest_split(self, name: str) -> SplitSuggestion:
+        """Two groups of a class's kept shots. Raises Conflict where there are too few shots."""
+        store = self._taught()
+        row = store.resolve(name)
+        learned = self.learned()
+        mine = [i for i, owner in enumerate(learned.classes_of_shots) if owner == row.id]
+        groups = two_groups([learned.shots[i][1] for i in mine], learned.state, row.id)
+        if groups is None:
+            raise Conflict(
+                f"class {shown(row.name)} has {len(mine)} kept shots; two groups of two or more "
+                f"are looked for among {LEAST_SHOTS} or more",
+                hint="teach more shots, or split by hand: `accrue class split NAME NEW SHOT...`",
+                found=len(mine),
+                expected=LEAST_SHOTS,
+            )
+        shots = [store.shot(learned.shot_ids[i]) for i in mine]
+        first, second = (
+            tuple(s for s, is_second in zip(shots, groups.second, strict=True) if is_second == side)
+            for side in (False, True)
+        )
+        return SplitSuggestion(row.name, first, second, groups.separation, groups.advisable)
+
+    def not_this(self, name: str, images: Iterable[tuple[str, Path | Image]]) -> Entry:
+        """Notes images as not of a class; raises the error of an image that cannot be used."""
+        self.require_same_space()
+        self._taught().resolve(name)
+        rows = []
+        for source, _, row in self._embedded(images):
+            if isinstance(row, AccrueError):
+                raise row
+            rows.append((source, quantise(row[None])))
+        return self._changing().refuse(name, rows, actor=self.settings.actor)
+
+    def allow(self, refusals: Sequence[str]) -> Entry:
+        """Takes images of `not_this` back, by their ids."""
+        return self._changing().allow(refusals, actor=self.settings.actor)
+
+    def refusals(self, name: str) -> list[Refusal]:
+        return self._taught().refusals(name)
+
+    def suspects(self, name: str | None = None) -> list[SuspectShot]:
+        """Kept shots, those first that the others speak against most; of one class or of all."""
+        store = self._taught()
+        only = None if name is None else store.resolve(name).id
+        learned = self.learned()
+        left_out = leave_one_out(learned.choice.served, learned.shots)
+        found = suspects(left_out, learned.classes_of_shots)
+        shots = {shot.id: shot for shot in store.shots(name)}
+        return [
+            SuspectShot(
+                shots[learned.shot_ids[s.shot]],
+                learned.names[s.class_id],
+                learned.names[s.rival_id],
+                s.margin,
+            )
+            for s in found
+            if only in (None, s.class_id)
+        ]
+
+    def quality(self) -> list[Report]:
+        """How well each class is taught, in the order of `classes`."""
+        self._taught()
+        learned = self.learned()
+        found = {
+            q.class_id: q
+            for q in quality(learned.choice.left_out, learned.classes_of_shots, learned.state)
+        }
+        return [report(found[c], learned.names) for c in learned.names if c in found]
 
     def retention(self, name: str, retain: Retain | None, budget: int | None) -> Entry:
         return self._changing().set_retention(
@@ -384,6 +658,11 @@ class Box:
                 path=str(self.settings.state),
             )
         return store
+
+
+def _measured(learned: Learned) -> Measured:
+    left_out = learned.choice.left_out
+    return Measured(left_out.accuracy, len(left_out))
 
 
 def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:

@@ -17,7 +17,10 @@ import yaml
 
 from accrue.errors import ConfigError
 from accrue.learn import HEADS, Gaussian, Head, Prototype, Ridge
+from accrue.learn.guard import ALLOWED
+from accrue.store.memory import DEFAULT_MEMORY_BYTES
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
+from accrue.vision.engines.selection import CANDIDATES
 
 AUTO = "auto"
 LARGEST_FILE_BYTES = 1 << 20
@@ -60,12 +63,24 @@ class Settings:
     ridge: float | None = _key("strength of the ridge head; unset: cross-validated", None)
     reject: float = _key("share of known objects that may be called unknown, 0 to 0.5", 0.05)
     budget: int = _key(
-        "rows kept per class; older ones are folded into its statistics", DEFAULT_BUDGET_ROWS
+        "rows kept per class; others are folded into its statistics", DEFAULT_BUDGET_ROWS
+    )
+    memory: int = _key(
+        "bytes of rows, thumbnails and statistics in all; 0: no limit", DEFAULT_MEMORY_BYTES
     )
     retain: Retain = _key("rows, or statistics: fold each shot at once", "rows")
     thumbnails: int = _key("longest side of a kept thumbnail in px; 0: keep none", 0)
+    duplicates: float = _key("cosine to a kept shot from which a photo is not taught; 1: off", 0.97)
+    blur: float = _key("blur above which a photo is not taught, 0 to 1; 1: off", 0.62)
+    guard: float = _key("fall of left-out accuracy that a change may cause; 1: any", ALLOWED)
     threads: int = _key("of the encoder; 0: one for each core", 0)
+    encoder: str = _key("auto, or the best realisation that may serve", AUTO)
+    engines: Path | None = _key("folder of engines; unset: `engines` in the state folder", None)
     actor: str = _made("who is written into the journal", default_actor)
+
+    @property
+    def engines_folder(self) -> Path:
+        return self.engines or self.state / "engines"
 
     def chosen_head(self) -> Head | None:
         """The head to serve, or None to let them compete."""
@@ -168,7 +183,7 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
             expected=expected,
         )
 
-    if name in ("state", "bundle"):
+    if name in ("state", "bundle", "engines"):
         if not isinstance(raw, str | Path) or not str(raw):
             raise refuse("a path")
         try:
@@ -179,6 +194,10 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
         if raw not in (AUTO, *HEADS):
             raise refuse(f"{AUTO}, {', '.join(HEADS)}")
         return raw
+    if name == "encoder":
+        if raw not in (AUTO, *CANDIDATES):
+            raise refuse(f"{AUTO}, {', '.join(CANDIDATES)}")
+        return raw
     if name == "retain":
         if raw not in ("rows", "statistics"):
             raise refuse("rows or statistics")
@@ -187,13 +206,23 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
         if not isinstance(raw, str) or len(raw) > 200:
             raise refuse("up to 200 characters")
         return raw
+    if name in ("duplicates", "blur", "guard"):
+        number = _number(raw, float)
+        if number is None or not 0 < number <= 1:
+            raise refuse("a number above 0, at most 1")
+        return number
     if name in ("shrinkage", "ridge", "reject"):
         low, high = {"shrinkage": (0.0, 1.0), "ridge": (0.0, 1e6), "reject": (0.0, 0.5)}[name]
         number = _number(raw, float)
         if number is None or not low < number < high:
             raise refuse(f"a number between {low:g} and {high:g}, both exclusive")
         return number
-    low, high = {"budget": (0, 2**23), "thumbnails": (0, 1024), "threads": (0, 1024)}[name]
+    low, high = {
+        "budget": (0, 2**23),
+        "memory": (0, 2**50),
+        "thumbnails": (0, 1024),
+        "threads": (0, 1024),
+    }[name]
     number = _number(raw, int)
     if number is None or not low <= number <= high:
         raise refuse(f"a whole number from {low} to {high:,}")

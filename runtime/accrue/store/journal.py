@@ -37,6 +37,7 @@ TRACKED: dict[str, tuple[str, frozenset[str]]] = {
     "name": ("key", frozenset({"text", "class_id", "active"})),
     "shot": ("id", frozenset({"class_id", "active", "folded"})),
     "folded": ("id", frozenset({"active"})),
+    "refusal": ("id", frozenset({"active"})),
 }
 _ENTRY = "seq, at, actor, verb, summary, undoes, undone_by, purged"
 
@@ -276,6 +277,13 @@ def _require_nothing_later(db: sqlite3.Connection, asked: Entry, head: int) -> N
         {"head": head},
     ).fetchall()
     for seq, summary, verb, position in later:
+        if verb == "forget":
+            raise Conflict(
+                f"entry {asked.seq} ({asked.summary}) cannot be undone: entry {seq} ({summary})",
+                hint="remove the class instead",
+                seq=asked.seq,
+                blocked_by=seq,
+            )
         if verb != "redo" or not _was_in_effect(db, seq, position):
             raise _stands_on(asked, seq, summary)
 
@@ -297,6 +305,13 @@ def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change
     for table, key, column, _, after in mentioned:
         if value_of(db, table, key, column) == after:
             continue
+        if table == "folded" and value_of(db, table, key, "active") is None:
+            raise Conflict(
+                f"entry {asked.seq} ({asked.summary}) cannot be undone: statistics that it removed "
+                "were dropped to stay within memory",
+                hint="teach the class again",
+                seq=asked.seq,
+            )
         if (table, column) == ("shot", "folded"):
             raise Conflict(
                 f"entry {asked.seq} ({asked.summary}) cannot be undone: rows of its shots were "

@@ -56,6 +56,18 @@ class Shot:
     has_thumb: bool
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """One "not this": an image that is not of its class. `at` is in unix seconds."""
+
+    id: str
+    class_id: str
+    rows: int
+    source: str
+    actor: str
+    at: float
+
+
 @dataclass(frozen=True, eq=False)
 class ClassRows:
     """The evidence of one root class, merged classes included.
@@ -65,6 +77,7 @@ class ClassRows:
         rows: int16 (n, dim), shot after shot, oldest first.
         shot_ids: one per kept shot; counts: int64 (shots,), rows of each, adding up to n.
         folded: statistics of the rows that are not kept any more, or None.
+        refused: int16 (m, dim), rows that the operator said are not of this class.
         text: int16 (dim,), what the root class was taught by name, or None.
     """
 
@@ -74,6 +87,7 @@ class ClassRows:
     shot_ids: tuple[str, ...]
     counts: NDArray[np.int64]
     folded: Statistics | None
+    refused: NDArray[np.int16]
     text: NDArray[np.int16] | None
 
     def statistics(self) -> Statistics:
@@ -95,7 +109,8 @@ class Entry:
 
     Attributes:
         seq: its number, ascending. at: unix seconds.
-        verb: teach, rename, remove, relabel, merge, split, retention, purge, undo or redo.
+        verb: teach, rename, remove, relabel, merge, split, retention, refuse, allow, forget, purge,
+            undo or redo.
         undoes: the entry that this undo (or redo, of an undo) reversed.
         undone_by: the entry that reversed this one; None while it is in effect.
         purged: what it changed was purged, so it cannot be undone any more.

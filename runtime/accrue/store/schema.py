@@ -84,6 +84,18 @@ _VERSION_1: Migration = (
 _VERSION_2: Migration = (
     "ALTER TABLE class ADD COLUMN prompt TEXT",
     "ALTER TABLE class ADD COLUMN text BLOB",
+    """CREATE TABLE refusal (
+        id TEXT PRIMARY KEY,
+        class_id TEXT NOT NULL REFERENCES class (id),
+        n_rows INTEGER NOT NULL CHECK (n_rows > 0),
+        rows BLOB NOT NULL,
+        source TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        at REAL NOT NULL,
+        active INTEGER NOT NULL CHECK (active IN (0, 1)))""",
+    "CREATE INDEX refusal_by_class ON refusal (class_id, n_rows)",
+    "CREATE INDEX shot_with_thumb ON shot (id, length(thumb)) WHERE thumb IS NOT NULL",
+    "CREATE INDEX folded_sizes ON folded (length(statistics))",
 )
 
 MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2)

@@ -26,20 +26,22 @@ from accrue.errors import (
     NotFound,
     RowsError,
     SpaceMismatch,
+    StoreFull,
     UsageError,
 )
+from accrue.learn.reduce import dispensable
 from accrue.learn.statistics import Statistics, check_rows
-from accrue.store import journal
+from accrue.store import journal, memory
 from accrue.store.database import FILE_NAME, Database
 from accrue.store.failures import corrupt
 from accrue.store.journal import Recorder
-from accrue.store.names import class_id, class_key, clean_name, shown
-from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Shot, Teaching
+from accrue.store.memory import Held
+from accrue.store.names import class_id, class_key, clean_name, clean_prompt, shown
+from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Refusal, Shot, Teaching
 from accrue.store.schema import MIGRATIONS, check_version, migrate
 
 DEFAULT_CLASS_SET = "default"
 DEFAULT_BUDGET_ROWS = 1000  # per class: 1 MB at 512 dimensions
-PROMPT_LIMIT = 1_000  # characters; a text tower reads far fewer
 BUDGET_LIMIT_ROWS = 2**23  # more could not be summed exactly
 _KEPT_SHARE = 0.9  # of the budget once it is exceeded: one fold for many shots, not one for each
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32
@@ -68,8 +70,10 @@ class Store:
         *,
         budget: int,
         retain: Retain = "rows",
+        memory: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._memory = memory
         self._database = database
         self._budget = budget
         self._retain: Retain = retain
@@ -95,6 +99,7 @@ class Store:
         class_set: str | None = None,
         budget: int = DEFAULT_BUDGET_ROWS,
         retain: Retain = "rows",
+        memory: int = 0,
         readonly: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> Store:
@@ -105,6 +110,8 @@ class Store:
             class_set: "default" for a new state; checked otherwise if given.
             budget, retain: of a class that has none of its own: rows kept, and whether shots are
                 kept as "rows" or folded into "statistics" at once.
+            memory: bytes of rows, thumbnails and statistics in all; 0: as many as there are.
+                `accrue.store.memory.clear` says what goes when there are more.
             readonly: never writes, but to bring a state of an older version up to date; works in
                 a folder that cannot be written.
 
@@ -134,7 +141,7 @@ class Store:
                     )
             else:
                 _prepare(database, space_id, dim, class_set or DEFAULT_CLASS_SET, clock())
-            store = cls(database, budget=budget, retain=retain, clock=clock)
+            store = cls(database, budget=budget, retain=retain, memory=memory, clock=clock)
             store.require_same(space_id, dim, class_set)
         except BaseException:
             database.close()
@@ -235,8 +242,31 @@ class Store:
                 f"taught {shown(teaching.class_name)}: "
                 f"{_count(teaching.shots, 'shot')}, {_count(teaching.rows, 'row')}",
             )
-            self._fold(db, str(teaching.class_id))
+            self._fold(db, str(teaching.class_id), recorder.seq)
+            self._make_room(db, recorder.seq)
         return shot
+
+    def _make_room(self, db: sqlite3.Connection, teaching: int) -> None:
+        """Raises StoreFull, so that nothing is changed, where the byte budget allows no more."""
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
+        if self._memory == 0 or pages * page_bytes <= self._memory:  # the file holds it all
+            return
+        if not memory.clear(
+            db,
+            self.dim,
+            self._memory,
+            lambda target, keep: self._fold_to(db, target, keep, teaching),
+            lambda target, keep: self._forget_to(db, target, keep, teaching),
+        ):
+            raise StoreFull(
+                f"what was taught takes {memory.held(db, self.dim).total:,} bytes at the least; "
+                f"the budget is {self._memory:,}",
+                hint="raise the setting `memory`, or purge classes: "
+                "`accrue class remove NAME --purge`",
+                path=str(self.path),
+                expected=self._memory,
+            )
 
     def _extend(self, db: sqlite3.Connection, teaching: Teaching, at: float) -> Recorder:
         """The entry of a teach command, opened with its first shot."""
@@ -297,16 +327,10 @@ class Store:
                 too long or cannot be printed.
         """
         name = clean_name(name)
-        prompt = name if prompt is None else " ".join(prompt.split())
-        if not (0 < len(prompt) <= PROMPT_LIMIT and prompt.isprintable()):
-            raise UsageError(
-                f"prompt {shown(prompt)} of {len(prompt):,} characters; expected one line of "
-                f"1 to {PROMPT_LIMIT:,} that can be printed",
-                hint='for example: --prompt "a photo of a rusty hex bolt"',
-                found=len(prompt),
-                expected=PROMPT_LIMIT,
-            )
+        prompt = name if prompt is None else clean_prompt(prompt)
         row = check_rows(np.asarray(text)[None], self.dim)
+        if not row.any():
+            raise RowsError("a text of length zero; expected a unit vector from quantise()")
         with self._database.atomic() as db:
             at = self._clock()
             recorder = journal.open_entry(db, "teach", summary="", actor=_text(actor), at=at)
@@ -369,7 +393,7 @@ class Store:
             for member in group:
                 recorder.hold("class", member, "name", "counts_as")
                 recorder.set("class", member, active=0)
-                for table in ("name", "folded"):
+                for table in ("name", "folded", "refusal"):
                     for (key,) in _active(db, table, member):
                         recorder.set(table, key, active=0)
             for shot in shots:
@@ -455,7 +479,7 @@ class Store:
         for shot in moving:
             recorder.hold("shot", shot.id, "active", "folded")
             recorder.set("shot", shot.id, class_id=target)
-        self._fold(db, target)
+        self._fold(db, target, recorder.seq)
         return journal.entry(db, recorder.seq)
 
     def merge(self, name: str, into: str, *, actor: str = "") -> Entry:
@@ -479,6 +503,76 @@ class Store:
             recorder.hold("class", source, "active")
             recorder.hold("class", target, "active")
             recorder.set("class", source, counts_as=target)
+            return journal.entry(db, recorder.seq)
+
+    def refuse(
+        self,
+        name: str,
+        images: Sequence[tuple[str, NDArray[np.int16]]],
+        *,
+        actor: str = "",
+    ) -> Entry:
+        """Stores images as "not this" of class `name`; `accrue.learn.Refusals` says what follows.
+
+        It stays with the class through renaming and merging, and goes with it when it is removed.
+
+        Args:
+            images: (source, int16 (views, dim)) of each, at least one.
+
+        Raises:
+            NotFound: no such class. RowsError: rows of another form.
+        """
+        if not images:
+            raise UsageError("nothing to refuse; expected at least one image")
+        with self._database.atomic() as db:
+            target = self._require_root(db, name)
+            display = journal.value_of(db, "class", target, "name")
+            recorder = self._entry(
+                db,
+                "refuse",
+                f"noted {_count(len(images), 'image')} as not {shown(display)}",
+                actor,
+            )
+            recorder.hold("class", target, "active")
+            for source, rows in images:
+                checked = check_rows(np.asarray(rows), self.dim)
+                if len(checked) == 0:
+                    raise RowsError("an image without rows; expected at least one", found=0)
+                at = self._clock()
+                recorder.insert(
+                    "refusal",
+                    _next_shot_id(db, at, "refusal"),
+                    class_id=target,
+                    n_rows=len(checked),
+                    rows=checked.astype("<i2").tobytes(),
+                    source=_text(source),
+                    actor=_text(actor),
+                    at=at,
+                )
+            self._make_room(db, recorder.seq)
+            return journal.entry(db, recorder.seq)
+
+    def allow(self, refusals: Sequence[str], *, actor: str = "") -> Entry:
+        """Takes "not this" images back, by their ids. Raises NotFound."""
+        if not refusals:
+            raise UsageError("no ids were given; expected at least one id of a refused image")
+        with self._database.atomic() as db:
+            for one in refusals:
+                if journal.value_of(db, "refusal", _text(one), "active") != 1:
+                    raise NotFound(
+                        f"no refused image {shown(one)}: it never was, or it was taken back",
+                        hint="see `accrue class show NAME` for those of a class",
+                        found=one,
+                    )
+            gone = list(dict.fromkeys(_text(one) for one in refusals))
+            recorder = self._entry(
+                db, "allow", f"took back {_count(len(gone), 'refused image')}", actor
+            )
+            owners = [_owner_of_refusal(db, one) for one in gone]
+            for owner in dict.fromkeys(owners):
+                recorder.hold("class", owner, "active")
+            for one in gone:
+                recorder.set("refusal", one, active=0)
             return journal.entry(db, recorder.seq)
 
     def set_retention(
@@ -506,7 +600,7 @@ class Store:
             recorder.hold("class", target, "active")
             given = {"retain": retain, "budget": budget}
             recorder.set("class", target, **{k: v for k, v in given.items() if v is not None})
-            folded = self._fold(db, target)
+            folded = self._fold(db, target, recorder.seq)
             lost = f"; {_count(folded, 'shot')} folded, which cannot be undone" if folded else ""
             _summarise(
                 db,
@@ -547,17 +641,18 @@ class Store:
                 OR (tbl = 'name' AND key IN (SELECT key FROM name WHERE class_id IN ({marks})))
                 OR (tbl = 'shot' AND key IN (SELECT id FROM shot WHERE class_id IN ({marks})))
                 OR (tbl = 'folded' AND key IN (SELECT id FROM folded WHERE class_id IN ({marks})))
+                OR (tbl = 'refusal' AND key IN (SELECT id FROM refusal WHERE class_id IN ({marks})))
                 """
             values = f"(before IN ({marks}) OR after IN ({marks}))"
             db.execute(
                 f"""UPDATE journal SET purged = 1, summary = verb || ' of a class since purged'
                 WHERE seq IN (SELECT entry FROM change WHERE {keys} OR {values})""",
-                doomed * 6,
+                doomed * 7,
             )
             db.execute(
-                f"DELETE FROM change WHERE {keys} OR (col = 'counts_as' AND {values})", doomed * 6
+                f"DELETE FROM change WHERE {keys} OR (col = 'counts_as' AND {values})", doomed * 7
             )
-            for table in ("shot", "folded", "name"):
+            for table in ("shot", "folded", "refusal", "name"):
                 db.execute(f"DELETE FROM {table} WHERE class_id IN ({marks})", doomed)
             db.execute(f"UPDATE class SET counts_as = NULL WHERE counts_as IN ({marks})", doomed)
             db.execute(f"DELETE FROM class WHERE id IN ({marks})", doomed)
@@ -610,8 +705,8 @@ class Store:
 
     # ---- folding --------------------------------------------------------------------------------
 
-    def _fold(self, db: sqlite3.Connection, target: str) -> int:
-        """Folds shots of a class past its budget, oldest first, into its statistics; how many."""
+    def _fold(self, db: sqlite3.Connection, target: str, entry: int) -> int:
+        """Folds shots of a class past its budget into its statistics; how many."""
         retain, budget = db.execute(
             "SELECT retain, budget FROM class WHERE id = ?", (target,)
         ).fetchone()
@@ -626,28 +721,22 @@ class Store:
             keep = int(budget * _KEPT_SHARE)
         else:
             return 0
-        shots = []
-        for shot, n_rows in db.execute(
-            f"SELECT id, n_rows FROM shot WHERE {where} ORDER BY id", (target,)
-        ).fetchall():
-            if kept <= keep:
-                break
-            shots.append(shot)
-            kept -= n_rows
+        return self._fold_to(db, target, keep, entry)
+
+    def _fold_to(self, db: sqlite3.Connection, target: str, keep: int, entry: int) -> int:
+        """Folds what the rest reconstructs best until `keep` rows are left; how many shots."""
+        shots = self._dispensable(db, target, keep, entry)
         if not shots:
             return 0
-        blobs = [
-            db.execute("SELECT rows FROM shot WHERE id = ?", (shot,)).fetchone()[0]
-            for shot in shots
-        ]
-        total = Statistics.of(_rows(b"".join(blobs), self.dim, self.path))
+        total = Statistics.of(np.concatenate([rows for _, rows in shots]))
         row = db.execute(
             "SELECT id, statistics FROM folded WHERE class_id = ? AND active = 1", (target,)
         ).fetchone()
         if row is None:
+            newest = max(shot for shot, _ in shots)
             db.execute(
                 "INSERT INTO folded (id, class_id, n, statistics, active) VALUES (?, ?, ?, ?, 1)",
-                (shots[-1], target, total.n, _packed(total)),
+                (newest, target, total.n, _packed(total)),
             )
         else:
             total = total + _unpacked(row[1], self.dim, self.path)
@@ -655,11 +744,57 @@ class Store:
                 "UPDATE folded SET n = ?, statistics = ? WHERE id = ?",
                 (total.n, _packed(total), row[0]),
             )
-        db.executemany(
-            "UPDATE shot SET rows = NULL, thumb = NULL, folded = 1 WHERE id = ?",
-            [(shot,) for shot in shots],
-        )
+        _drop_rows(db, [shot for shot, _ in shots])
         return len(shots)
+
+    def _forget_to(self, db: sqlite3.Connection, target: str, keep: int, entry: int) -> int:
+        """Forgets, for want of room, what the rest reconstructs best; how many shots."""
+        shots = self._dispensable(db, target, keep, entry)
+        (kept,) = db.execute(
+            "SELECT count(*) FROM shot WHERE class_id = ? AND active = 1 AND folded = 0", (target,)
+        ).fetchone()
+        if len(shots) == kept:
+            shots = shots[:-1]  # a class keeps one
+        if not shots:
+            return 0
+        display = shown(journal.value_of(db, "class", target, "name"))
+        recorder = journal.open_entry(
+            db,
+            "forget",
+            summary=f"forgot {_count(len(shots), 'shot')} of {display} to stay within memory, "
+            "which cannot be undone",
+            actor="accrue",
+            at=self._clock(),
+            purged=True,
+        )
+        for shot, _ in shots:
+            recorder.set("shot", shot, active=0)
+        _drop_rows(db, [shot for shot, _ in shots])
+        return len(shots)
+
+    def _dispensable(
+        self, db: sqlite3.Connection, target: str, keep: int, entry: int
+    ) -> list[tuple[str, NDArray[np.int16]]]:
+        """Shots of a class to let go of, so that at most `keep` rows stay.
+
+        Those that `entry` mentions only where the others are not enough, so that the teaching
+        under way can be undone; and its newest, which is acknowledged next, last of all.
+        """
+        shots = [
+            (shot, _rows(blob, self.dim, self.path), bool(spared))
+            for shot, blob, spared in db.execute(
+                """SELECT id, rows, id IN (SELECT key FROM change WHERE entry = ? AND tbl = 'shot')
+                FROM shot WHERE class_id = ? AND active = 1 AND folded = 0 ORDER BY 3, id""",
+                (entry, target),
+            )
+        ]
+        rows = [row for _, row, _ in shots]
+        total = sum(map(len, rows))
+        for candidates in (sum(not spared for *_, spared in shots), len(shots) - 1):
+            gone = dispensable(rows, keep, candidates) if keep and candidates > 0 else []
+            if gone and total - sum(len(rows[i]) for i in gone) <= keep:
+                return [shots[i][:2] for i in gone]
+        return [shot[:2] for shot in shots] if total > keep else []
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -698,6 +833,21 @@ class Store:
             found = [shot for member in group for shot in _shots(db, "class_id", member)]
         return sorted(found, key=lambda shot: shot.id)
 
+    def refusals(self, name: str) -> list[Refusal]:
+        """What was said not to be of a root class, oldest first."""
+        with self._database.reading() as db:
+            group = _groups(db)[self._require_root(db, name)]
+            found = [
+                Refusal(*row)
+                for member in group
+                for row in db.execute(
+                    """SELECT id, class_id, n_rows, source, actor, at FROM refusal
+                    WHERE class_id = ? AND active = 1""",
+                    (member,),
+                )
+            ]
+        return sorted(found, key=lambda refusal: refusal.id)
+
     def shot(self, shot: str) -> Shot:
         """Raises NotFound if there is no such shot, or not any more."""
         with self._database.reading() as db:
@@ -730,6 +880,11 @@ class Store:
                     "SELECT class_id, statistics FROM folded WHERE active = 1"
                 )
             }
+            refused: dict[str, bytes] = {}
+            for member, rows in db.execute(
+                "SELECT class_id, rows FROM refusal WHERE active = 1 ORDER BY id"
+            ):
+                refused[member] = refused.get(member, b"") + rows
         found = []
         for root, group in groups.items():
             mine = sorted(shot for member in group for shot in shots.get(member, ()))
@@ -742,6 +897,9 @@ class Store:
                     tuple(shot for shot, _, _ in mine),
                     np.array([n for _, n, _ in mine], dtype=np.int64),
                     sum(sums[1:], sums[0]) if sums else None,
+                    _rows(
+                        b"".join(refused.get(member, b"") for member in group), self.dim, self.path
+                    ),
                     _rows(texts[root], self.dim, self.path)[0] if root in texts else None,
                 )
             )
@@ -786,6 +944,14 @@ class Store:
                 )
             ]
             found += [
+                f"refusal {one}: {size} bytes; expected {n_rows} rows of {self.dim}"
+                for one, n_rows, size in db.execute(
+                    """SELECT id, n_rows, length(rows) FROM refusal
+                    WHERE length(rows) != n_rows * ? * 2""",
+                    (self.dim,),
+                )
+            ]
+            found += [
                 f"class {one}: a text of {size} bytes; expected {2 * self.dim} and its prompt"
                 for one, size in db.execute(
                     """SELECT id, length(text) FROM class
@@ -795,7 +961,12 @@ class Store:
             ]
             found += [
                 f"{table} {key}: active, though its class is not"
-                for table, column in (("shot", "id"), ("name", "key"), ("folded", "id"))
+                for table, column in (
+                    ("shot", "id"),
+                    ("name", "key"),
+                    ("folded", "id"),
+                    ("refusal", "id"),
+                )
                 for (key,) in db.execute(
                     f"""SELECT t.{column} FROM {table} AS t JOIN class ON class.id = t.class_id
                     WHERE t.active = 1 AND class.active = 0"""
@@ -825,6 +996,11 @@ class Store:
                 )
             ]
         return found
+
+    def held(self) -> Held:
+        """Bytes of rows, thumbnails and statistics, as the byte budget counts them."""
+        with self._database.reading() as db:
+            return memory.held(db, self.dim)
 
     # ---- inside ---------------------------------------------------------------------------------
 
@@ -980,9 +1156,22 @@ def _shot(db: sqlite3.Connection, shot: str) -> Shot:
     )
 
 
-def _next_shot_id(db: sqlite3.Connection, at: float) -> str:
-    """Sorts after every id of this store, even where the clock was set back."""
-    (last,) = db.execute("SELECT max(id) FROM shot").fetchone()
+def _drop_rows(db: sqlite3.Connection, shots: list[str]) -> None:
+    db.executemany(
+        "UPDATE shot SET rows = NULL, thumb = NULL, folded = 1 WHERE id = ?",
+        [(shot,) for shot in shots],
+    )
+
+
+def _owner_of_refusal(db: sqlite3.Connection, one: str) -> str:
+    return str(db.execute("SELECT class_id FROM refusal WHERE id = ?", (one,)).fetchone()[0])
+
+
+def _next_shot_id(
+    db: sqlite3.Connection, at: float, table: Literal["shot", "refusal"] = "shot"
+) -> str:
+    """Sorts after every id of this table, even where the clock was set back."""
+    (last,) = db.execute(f"SELECT max(id) FROM {table}").fetchone()
     now = max(0, int(at * 1000))
     if last is not None:
         digits = [_ID_ALPHABET.index(c) for c in last[:_ID_TIME_DIGITS]]

@@ -31,7 +31,7 @@ class Preprocessor:
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
-        self._filter = _FILTERS[preprocess.interpolation]
+        self.filter = _FILTERS[preprocess.interpolation]
 
     @property
     def short_side(self) -> int:
@@ -55,7 +55,7 @@ class Preprocessor:
         height, width = check_image(image).shape[:2]
         crop = self.preprocess.crop
         resized, (left, top) = self._geometry(width, height)
-        whole = Image.fromarray(image).resize(resized, self._filter)
+        whole = Image.fromarray(image).resize(resized, self.filter)
         return np.asarray(whole.crop((left, top, left + crop, top + crop)))
 
     def fast(self, image: Pixels) -> Pixels:
@@ -74,7 +74,7 @@ class Preprocessor:
             min((top + crop) * down - y0, y1 - y0),
         )
         region = Image.fromarray(image[y0:y1, x0:x1])
-        return np.asarray(region.resize((crop, crop), self._filter, box, REDUCING_GAP))
+        return np.asarray(region.resize((crop, crop), self.filter, box, REDUCING_GAP))
 
     def _geometry(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """((width, height) after resizing, (left, top) of the crop), rounded as torchvision."""

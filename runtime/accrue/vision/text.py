@@ -87,7 +87,7 @@ def text_part(bundle: Bundle) -> TextPart:
         or not all(isinstance(t, str) and t.count("{}") == 1 for t in templates)
     ):
         raise _unfit(bundle, "templates", "a list of texts with one {} each")
-    if found.get("clean") not in CLEANING:
+    if str(found.get("clean")) not in CLEANING:
         raise _unfit(bundle, "clean", " or ".join(CLEANING))
     part = TextPart(
         dim=_whole(bundle, "dim", 1, 2**31),
@@ -157,7 +157,8 @@ class TextTokenizer:
         """int64 (n, context).
 
         Raises:
-            UsageError: a text has more tokens than the model reads, or no token at all.
+            UsageError: a text has more tokens than the model reads.
+            ValueError: the tokenizer does not close it with the token that the manifest names.
         """
         part = self._part
         tokens = np.full((len(texts), part.context), part.pad, np.int64)

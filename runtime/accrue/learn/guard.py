@@ -1,0 +1,53 @@
+"""Whether a change may go live: what was known must not get worse by more than was allowed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+ALLOWED = 0.02  # fall of a share that is let through: a shot in fifty
+LEAST_SHOTS = 20  # as for choosing a head: under that, one shot is more than chance
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How good a state is by what it holds itself.
+
+    Attributes:
+        accuracy: of kept shots when left out, 0 to 1; nan where there are none.
+        shots: how many were left out.
+        zero_shot: agreement with the text encoder on classes that exist by name alone, 0 to 1;
+            nan where there are none.
+    """
+
+    accuracy: float
+    shots: int
+    zero_shot: float = math.nan
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`passed`, and else in words what fell and from what to what."""
+
+    passed: bool
+    reason: str
+
+
+def compare(before: Measured, after: Measured, allowed: float = ALLOWED) -> Verdict:
+    """Whether `after` may replace `before`.
+
+    Each share may fall by `allowed` at most. One that either side lacks decides nothing, and so
+    does left-out accuracy over fewer than `LEAST_SHOTS` shots.
+
+    >>> compare(Measured(0.92, 200), Measured(0.85, 200)).reason
+    'accuracy on kept shots would fall from 92.0 % to 85.0 %'
+    """
+    fallen = []
+    enough = min(before.shots, after.shots) >= LEAST_SHOTS
+    for what, old, new in (
+        ("accuracy on kept shots", before.accuracy, after.accuracy if enough else math.nan),
+        ("zero-shot agreement", before.zero_shot, after.zero_shot),
+    ):
+        if old - new > allowed:  # false where one is nan
+            fallen.append(f"{what} would fall from {old:.1%} to {new:.1%}".replace("%", " %"))
+    return Verdict(not fallen, "; ".join(fallen))

@@ -1,0 +1,96 @@
+"""Views of one image: the image as it is, mirrored, nearer, farther, from its corners.
+
+A shot is taught as several views, which tell the head how embeddings of one and the same thing
+vary, and a query may be the mean of the first few. The first view is exactly what the
+preprocessing makes of the image.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from accrue.vision.preprocess import REDUCING_GAP, Pixels, Preprocessor, check_image
+
+
+class View(NamedTuple):
+    """A square of the image.
+
+    Attributes:
+        side: as a share of the short side; 0 for that of the preprocessing's own crop.
+        x, y: -1 left or top, 0 centre, 1 right or bottom, within the central square.
+        mirrored: left and right exchanged.
+    """
+
+    side: float
+    x: int = 0
+    y: int = 0
+    mirrored: bool = False
+
+
+# In the order in which each helps most, as measured on groceries (docs/measurements.md).
+VIEWS = (
+    View(0),
+    View(0.7, mirrored=True),
+    View(0, mirrored=True),
+    View(0.7),
+    View(0.75, -1, -1),
+    View(0.75, 1, 1),
+    View(0.75, 1, -1, mirrored=True),
+    View(0.75, -1, 1, mirrored=True),
+    View(1),
+    View(1, mirrored=True),
+    View(0.55),
+    View(0.55, mirrored=True),
+    View(0.75, -1, -1, mirrored=True),
+    View(0.75, 1, 1, mirrored=True),
+    View(0.75, 1, -1),
+    View(0.75, -1, 1),
+)
+UNMIRRORED = tuple(view for view in VIEWS if not view.mirrored)
+
+
+def most_views(mirror: bool = True) -> int:
+    """How many views there are to have, with mirrored ones or without."""
+    return len(VIEWS if mirror else UNMIRRORED)
+
+
+def make_views(
+    preprocessor: Preprocessor, image: Pixels, count: int, *, mirror: bool = True
+) -> Pixels:
+    """The first `count` views of an image, ready for the encoder: uint8 (count, crop, crop, 3).
+
+    Args:
+        image: uint8 (h, w, 3) RGB.
+        count: 1 to `most_views`; more are taken as that many.
+        mirror: False where left and right tell classes apart, such as a left and a right bracket.
+
+    Raises:
+        ImageError: another shape or dtype.
+    """
+    whole = Image.fromarray(check_image(image))
+    chosen = (VIEWS if mirror else UNMIRRORED)[: max(count, 1)]
+    crop = preprocessor.preprocess.crop
+    own = preprocessor(image)
+    made = []
+    for view in chosen:
+        if view.side == 0:
+            pixels = own
+        else:
+            side = view.side * min(whole.size)
+            box = _box(whole.size, side, view)
+            resized = whole.resize((crop, crop), preprocessor.filter, box, REDUCING_GAP)
+            pixels = np.asarray(resized)
+        made.append(pixels[:, ::-1] if view.mirrored else pixels)
+    return np.stack(made)
+
+
+def _box(size: tuple[int, int], side: float, view: View) -> tuple[float, float, float, float]:
+    width, height = size
+    room = min(size) - side
+    left = (width - side + view.x * room) / 2
+    top = (height - side + view.y * room) / 2
+    left, top = max(left, 0.0), max(top, 0.0)
+    return left, top, min(left + side, float(width)), min(top + side, float(height))
