@@ -325,12 +325,12 @@ def _timm_built(
 
 
 def _timm_choice(document: dict[str, Any]) -> tuple[Any, ...]:
-    mode = {"center": "shortest"}.get(document.get("crop_mode") or "center", document["crop_mode"])
+    mode = document.get("crop_mode") or "center"
     return (
         tuple(document["mean"]),
         tuple(document["std"]),
         document["interpolation"],
-        mode,
+        "shortest" if mode == "center" else mode,
         document["input_size"][1],
         document.get("crop_pct") or 0.875,
     )
