@@ -189,11 +189,6 @@ class Learned:
         )
 
     @cached_property
-    def left_out(self) -> LeftOut:
-        """Each kept shot left out by itself, which tells the shots that do not fit."""
-        return leave_one_out(self.choice.served, self.shots)
-
-    @cached_property
     def calibration(self) -> Calibration:
         return Calibration(self.choice.left_out, self.settings.reject)
 
