@@ -26,7 +26,7 @@ from accrue.learn import (
     leave_one_out,
     quantise,
 )
-from accrue.learn.decision import UNKNOWN
+from accrue.learn.decision import MOST_TOLD, UNKNOWN
 from accrue.learn.explain import nearest
 from accrue.learn.groups import LEAST_SHOTS, two_groups
 from accrue.learn.guard import Measured, compare
@@ -195,11 +195,16 @@ class Learned:
     def decide(self, embeddings: NDArray[Any]) -> list[Decision]:
         """One decision for each embedding, float (n, dim)."""
         served = self.choice.served
-        scores = served.scores(embeddings)
         if not self.refusals:
-            return [self.calibration.decide(one, served.ids) for one in scores]
+            return [self._best(one) for one in embeddings]
+        scores = served.scores(embeddings)
         allowed = self.refusals.allowed(embeddings, served.ids)
         return [self._decided(one, may) for one, may in zip(scores, allowed, strict=True)]
+
+    def _best(self, embedding: NDArray[Any]) -> Decision:
+        served = self.choice.served
+        best, scores = served.top(embedding, MOST_TOLD)
+        return self.calibration.decide(scores, [served.ids[k] for k in best])
 
     def _decided(self, scores: Floats, allowed: NDArray[np.bool_]) -> Decision:
         """The answer among the classes that are allowed; unknown where none is."""
