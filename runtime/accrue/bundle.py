@@ -17,7 +17,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -30,6 +30,7 @@ from accrue.errors import AccrueError, BundleError, FutureVersion, NotFound
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
+ENCODER_FP16 = "encoder.fp16.onnx"
 GOLDEN_EMBEDDINGS = "golden/embeddings.npy"
 MANIFEST_LIMIT_BYTES = 1 << 20  # a real one has about 3 KB
 FILE_LIMIT = 10_000  # files in one bundle; a real one has about a dozen
@@ -78,6 +79,23 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """Another realisation that the bundle carries, and how near it came to the reference.
+
+    Attributes:
+        file: its ONNX file, with the signature of ``encoder.onnx``.
+        min_cosine, median_cosine: over the golden images, when the bundle was written.
+        same_nearest: share of the golden images, 0 to 1, nearer to their own reference than to
+            any other's.
+    """
+
+    file: str
+    min_cosine: float
+    median_cosine: float
+    same_nearest: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     name: str
     space_id: str
@@ -91,10 +109,12 @@ class Manifest:
     producer: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT_VERSION
     projection: None = None
+    precisions: Mapping[str, Precision] = field(default_factory=dict)  # by name: "fp16"
+    text: Mapping[str, Any] | None = None  # of the text tower; read by accrue.vision
 
     def document(self) -> dict[str, Any]:
         """As in ``manifest.json``."""
-        return {
+        document: dict[str, Any] = {
             "format": self.format,
             "name": self.name,
             "space_id": self.space_id,
@@ -110,6 +130,13 @@ class Manifest:
             },
             "producer": dict(self.producer),
         }
+        if self.precisions:
+            document["precisions"] = {
+                name: asdict(precision) for name, precision in sorted(self.precisions.items())
+            }
+        if self.text is not None:
+            document["text"] = dict(self.text)
+        return document
 
 
 def canonical_json(value: Any) -> bytes:
@@ -256,11 +283,16 @@ class Bundle:
                 path=str(self.path),
             )
         expected = (len(names), self.manifest.dim)
-        embeddings = self._float32(GOLDEN_EMBEDDINGS, expected)
+        embeddings = self.float32(GOLDEN_EMBEDDINGS, expected)
         return [(name, self.read(name), row) for name, row in zip(names, embeddings, strict=True)]
 
-    def _float32(self, name: str, expected: tuple[int, int]) -> NDArray[np.float32]:
-        """A .npy file of the bundle as float32 of the expected shape; never unpickles."""
+    def float32(self, name: str, expected: tuple[int, int]) -> NDArray[np.float32]:
+        """A .npy file of the bundle as float32 of the expected shape; never unpickles.
+
+        Raises:
+            NotFound: the manifest does not list it.
+            BundleError: it was altered, or is no such array, or holds what is not finite.
+        """
         content = io.BytesIO(self.read(name))
         try:
             version = np.lib.format.read_magic(content)
@@ -570,6 +602,12 @@ class _Reader:
         r, g, b = (float(v) for v in value)
         return r, g, b
 
+    def share(self, key: str) -> float:
+        value: Any = self.document.get(key)
+        if type(value) not in (int, float) or not -1 <= value <= 1:
+            raise self.fail(key, "a number from -1 to 1")
+        return float(value)
+
     def object(self, key: str) -> _Reader:
         value = self.document.get(key)
         if not isinstance(value, dict):
@@ -601,6 +639,8 @@ def _parse(path: Path, document: dict[str, Any]) -> Manifest:
         raise top.fail("projection", "null")
     licence = top.object("licence")
     producer = top.object("producer")
+    files = _parse_files(path, top.object("files"))
+    text = document.get("text")
     return Manifest(
         name=top.text("name"),
         space_id=top.sha256("space_id"),
@@ -616,10 +656,28 @@ def _parse(path: Path, document: dict[str, Any]) -> Manifest:
         source=top.text("source"),
         licence_name=licence.text("name"),
         licence_restricted=licence.flag("restricted"),
-        files=_parse_files(path, top.object("files")),
+        files=files,
         producer=MappingProxyType({key: producer.text(key) for key in producer.document}),
         format=version,
+        precisions=_parse_precisions(top, files),
+        text=MappingProxyType(text) if isinstance(text, dict) else None,
     )
+
+
+def _parse_precisions(top: _Reader, files: Mapping[str, FileEntry]) -> Mapping[str, Precision]:
+    if "precisions" not in top.document:
+        return MappingProxyType({})
+    listed = top.object("precisions")
+    found = {}
+    for name in sorted(listed.document):
+        one = listed.object(name)
+        file = one.text("file")
+        if file not in files:
+            raise one.fail("file", "the name of a file of the bundle")
+        found[name] = Precision(
+            file, one.share("min_cosine"), one.share("median_cosine"), one.share("same_nearest")
+        )
+    return MappingProxyType(found)
 
 
 def _parse_files(path: Path, files: _Reader) -> Mapping[str, FileEntry]:

@@ -12,6 +12,8 @@ AccrueError                     exit 1
 ├── ImageError                  exit 1   a file that is no usable image
 ├── SourceError                 exit 1   a camera or stream that gives no frames
 ├── BundleError                 exit 1   an encoder bundle that is incomplete or altered
+├── EngineError                 exit 1   an engine that cannot be built, loaded or run here
+├── Cancelled                   exit 130 stopped by the operator; nothing was written
 ├── ConfigError                 exit 2   a configuration value that does not fit
 └── StoreError                  exit 1   the state folder or its database
     ├── StoreReadOnly
@@ -96,6 +98,14 @@ class SourceError(AccrueError):
 
 class BundleError(AccrueError):
     pass
+
+
+class EngineError(AccrueError):
+    pass
+
+
+class Cancelled(AccrueError):
+    exit_code = 130
 
 
 class ConfigError(AccrueError):

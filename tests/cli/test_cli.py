@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -187,6 +189,73 @@ def test_evaluate_with_train_leaves_the_state_alone(accrue: Any, photos: Photos)
     for head in ("prototype", "gaussian", "ridge"):
         named = accrue("evaluate", root, "--train", root, "--head", head, "--json").json
         assert named["head"].startswith(head)
+
+
+def test_evaluate_with_a_protocol_draws_several_times(
+    accrue: Any, photos: Photos, tmp_path: Path
+) -> None:
+    """Mean and spread over the seeds, each measurement in the CSV, and the state left alone."""
+    root = photos["bolt"][0].parent.parent
+    words = ["evaluate", root, "--train", root, "--protocol", "shots", "--shots", "2,all"]
+    words += ["--seed", 3, "--seeds", 2]
+    call = accrue(*words, "--csv", tmp_path / "runs.csv", "--json")
+    assert call.code == 0
+    found = call.json
+    assert (found["protocol"], found["seeds"]) == ("shots", [3, 4])
+    assert list(found["settings"]) == ["2", "all"]
+    with (tmp_path / "runs.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {(line["setting"], line["seed"]) for line in lines} == {
+        (setting, seed) for setting in ("2", "all") for seed in ("3", "4")
+    }
+    values = [
+        float(line["value"])
+        for line in lines
+        if (line["setting"], line["measurement"]) == ("2", "accuracy")
+    ]
+    assert found["settings"]["2"]["accuracy"]["mean"] == pytest.approx(sum(values) / 2)
+    assert accrue("class", "list", "--json").json["classes"] == []
+    shown = accrue(*words).out
+    assert shown.splitlines()[0].split()[:2] == ["setting", "accuracy"]
+    assert "±" in shown
+
+
+def test_evaluate_reads_embeddings_from_a_file(accrue: Any, tmp_path: Path) -> None:
+    """An .npz needs no photos and no encoder: one draw, or a protocol."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(np.eye(4, 16), 6, axis=0) + 0.05 * rng.normal(size=(24, 16))
+    labels = np.repeat(np.arange(4), 6)
+    file = tmp_path / "embeddings.npz"
+    parts = {"train": rows.astype(np.float32), "test": rows[:, None].astype(np.float32)}
+    np.savez(file, train_labels=labels, test_labels=labels, names=list("abcd"), **parts)
+    found = accrue("evaluate", file, "--shots", 3, "--bundle", tmp_path / "none", "--json").json
+    assert (found["accuracy"], found["shots"], found["photos"]) == (1.0, 12, 24)
+    assert found["per_class"]["c"] == {"accuracy": 1.0, "photos": 6}
+    noise = accrue("evaluate", file, "--protocol", "noise", "--seeds", 1, "--json").json
+    assert list(noise["settings"]) == ["10%", "20%", "30%", "40%"]
+    clash = accrue("evaluate", file, "--train", tmp_path)
+    assert (clash.code, "of its own" in clash.err) == (2, True)
+
+
+def test_evaluate_says_what_a_protocol_needs(accrue: Any, photos: Photos, tmp_path: Path) -> None:
+    """One line and exit code 2 for words that do not go together; nothing is written."""
+    root = photos["bolt"][0].parent.parent
+    for words, said in (
+        (("--protocol", "shots"), "--train DIR"),
+        (("--train", root, "--protocol", "noises"), "expected shots, sessions, unknown, noise"),
+        (("--train", root, "--shots", "1,5"), "without a protocol"),
+        (("--train", root, "--shots", "few"), "expected whole numbers"),
+        (("--train", root, "--shots", 0), "expected whole numbers"),
+        (("--train", root, "--csv", tmp_path / "x.csv"), "add --protocol"),
+        (
+            ("--train", root, "--protocol", "shots", "--csv", tmp_path / "none" / "x.csv"),
+            "no folder",
+        ),
+    ):
+        call = accrue("evaluate", root, *words)
+        assert call.code == 2, words
+        assert said in call.err, words
+    assert not (tmp_path / "x.csv").exists()
 
 
 def test_evaluate_the_own_state_counts_never_taught_apart(accrue: Any, photos: Photos) -> None:

@@ -65,7 +65,7 @@ def test_a_setting_tells_type_default_flag_and_environment(key: str) -> None:
     "key",
     [
         *("head", "reject", "budget", "memory", "retain", "thumbnails"),
-        *("duplicates", "blur", "guard", "threads"),
+        *("duplicates", "blur", "guard", "threads", "encoder"),
     ],
 )
 def test_a_default_of_the_reference_is_the_default_of_the_code(key: str) -> None:

@@ -300,3 +300,28 @@ def test_golden_images_have_clearly_different_embeddings(tiny_bundle: Path) -> N
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, 0)
     assert cosines.max() < 0.98
+
+
+def test_further_files_and_what_the_manifest_says_of_text_are_carried(
+    model: onnx.ModelProto, tmp_path: Path
+) -> None:
+    """Listed with their hashes, read back as given, and without a word on the space id."""
+    text = {"dim": 4, "templates": ["a photo of {}"]}
+    extra = {"text/words.json": b"[]", "text/deep/er.txt": b"x"}
+    bundle = write(tmp_path / "b", model, extra=extra, text=text)
+    bundle.verify()
+    assert bundle.manifest.text == text
+    assert {name: bundle.read(name) for name in extra} == extra
+    plain = write(tmp_path / "plain", model)
+    assert plain.manifest.space_id == bundle.manifest.space_id
+    assert plain.manifest.text is None
+
+
+@pytest.mark.parametrize("name", ["../up", "manifest.json", "encoder.onnx", "golden/00-shapes.jpg"])
+def test_a_further_file_with_a_taken_or_unsafe_name_is_refused(
+    model: onnx.ModelProto, tmp_path: Path, name: str
+) -> None:
+    """It would overwrite the bundle's own, or leave its folder."""
+    with pytest.raises(BundleError, match="a further file is named"):
+        write(tmp_path / "b", model, extra={name: b"x"})
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_BYTES = 250 * 10**6
-FORBIDDEN = ("torch", "onnx", "tensorrt", "scipy", "cv2", "accrue_export")
+FORBIDDEN = (
+    *("torch", "onnx", "tensorrt", "tensorrt_rtx", "cuda"),
+    *("scipy", "cv2", "tokenizers", "accrue_export"),
+)
 
 
 @pytest.fixture(scope="module")

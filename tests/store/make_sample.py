@@ -19,7 +19,7 @@ from accrue.store import Store, backup
 
 
 def fill(store: Store) -> None:
-    """One of everything: kept, folded, merged, renamed, relabelled, removed and undone."""
+    """One of everything: kept, folded, merged, renamed, by name, relabelled, removed, undone."""
 
     def teach(name: str, value: int, shots: int = 1) -> list[str]:
         teaching = store.begin_teach(name, actor="sample")
@@ -36,6 +36,8 @@ def fill(store: Store) -> None:
     store.set_retention("folded", retain="statistics", budget=10)
     store.relabel([first], "stud", actor="sample")
     store.merge("stud", "Bolt")
+    store.teach_by_name("Washer", np.array([1, -2, 3, 32767], np.int16))
+    store.teach_by_name("nut", np.array([5, 6, 7, 8], np.int16), prompt="a photo of a nut")
     teach("gone", 13)
     store.remove("gone")
     teach("undone", 17)
@@ -54,6 +56,11 @@ def facts(store: Store) -> dict[str, object]:
         ],
         "digests": {one.name: one.statistics().digest() for one in store.rows_by_class()},
         "shots": [[shot.id, shot.source, shot.has_thumb] for shot in store.shots()],
+        "by_name": [
+            [one.name, row.prompt, one.text.tolist()]
+            for one, row in zip(store.rows_by_class(), store.classes(), strict=True)
+            if one.text is not None
+        ],
         "history": [[entry.seq, entry.verb, entry.summary] for entry in store.history()],
     }
 

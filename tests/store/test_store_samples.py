@@ -21,7 +21,7 @@ def sample(request) -> Path:
 
 
 def test_there_is_a_sample_of_the_present_version():
-    assert [path.name for path in VERSIONS] == ["v1"]
+    assert [path.name for path in VERSIONS] == ["v1", "v2"]
 
 
 @pytest.mark.parametrize("way", ["database", "backup"])
@@ -33,7 +33,7 @@ def test_an_old_state_reads_as_it_was_written_and_can_be_changed(sample, state, 
         restore(sample / "backup.accrue", state)
     expected = json.loads((sample / "expected.json").read_text(encoding="utf-8"))
     with Store.open(state) as store:
-        assert facts(store) == expected
+        assert facts(store).items() >= expected.items()  # old versions had fewer things to say
         assert store.check() == []
         assert store.resolve("NUT").id == class_id("default", "schraubenmutter äö")
         store.undo()

@@ -28,7 +28,8 @@ def visible(store: Store) -> dict[str, Any]:
     """Everything that is active, as plain data."""
     with store._database.reading() as db:
         classes = db.execute(
-            "SELECT id, name, counts_as, retain, budget FROM class WHERE active ORDER BY id"
+            "SELECT id, name, counts_as, retain, budget, prompt, text FROM class "
+            "WHERE active ORDER BY id"
         ).fetchall()
         names = db.execute("SELECT key, class_id FROM name WHERE active ORDER BY key").fetchall()
         shots = db.execute("SELECT id, class_id FROM shot WHERE active ORDER BY id").fetchall()
@@ -170,12 +171,18 @@ class Model:
 
     def create(self, label: str) -> str:
         one = class_id("default", label)
-        self.classes[one] = {"name": label, "keys": {class_key(label)}, "shots": [], "into": None}
+        self.classes[one] = {
+            "name": label,
+            "keys": {class_key(label)},
+            "shots": [],
+            "into": None,
+            "text": (None, None),
+        }
         return one
 
     def view(self) -> dict[str, Any]:
         return {
-            "classes": sorted((c, m["name"], m["into"], None, None)
+            "classes": sorted((c, m["name"], m["into"], None, None, *m["text"])
                               for c, m in self.classes.items()),
             "names": sorted((k, c) for c, m in self.classes.items() for k in m["keys"]),
             "shots": sorted((s, c) for c, m in self.classes.items() for s in m["shots"]),
@@ -227,6 +234,14 @@ class Histories(RuleBasedStateMachine):
         shots = [self.store.add_shot(teaching, rows) for _ in range(n)]
         self.past.append(copy.deepcopy(self.model))
         self.model.classes[self.model.root(label) or self.model.create(label)]["shots"] += shots
+
+    @rule(label=st.sampled_from(LABELS), value=st.integers(1, 2))
+    def teach_by_name(self, label: str, value: int) -> None:
+        text = np.array([value, 1], np.int16)
+        self.store.teach_by_name(label, text, prompt=f"prompt {value}")
+        self.past.append(copy.deepcopy(self.model))
+        root = self.model.root(label) or self.model.create(label)
+        self.model.classes[root]["text"] = (f"prompt {value}", text.astype("<i2").tobytes())
 
     @rule(old=st.sampled_from(LABELS), new=st.sampled_from(LABELS))
     def rename(self, old: str, new: str) -> None:
@@ -353,8 +368,9 @@ class Histories(RuleBasedStateMachine):
                     "keys": {k for k, c in view["names"] if c == one},
                     "shots": [s for s, c in view["shots"] if c == one],
                     "into": into,
+                    "text": tuple(text),
                 }
-                for one, name, into, _, _ in view["classes"]
+                for one, name, into, _, _, *text in view["classes"]
             }
         )
 

@@ -152,6 +152,20 @@ def test_a_provider_that_is_not_there_is_refused(tiny_bundle: Path) -> None:
         OnnxEncoder(Bundle.open(tiny_bundle), threads=0)
 
 
+def test_a_provider_that_cannot_start_is_refused_with_the_library_that_is_missing() -> None:
+    """ONNX Runtime itself goes on without it, and prints why on stderr."""
+    import onnxruntime
+
+    from accrue.vision.encode import _unusable
+
+    error = _unusable(onnxruntime, "CUDAExecutionProvider")
+    assert error.message.startswith(
+        f"ONNX Runtime {onnxruntime.__version__} cannot use CUDAExecutionProvider here: "
+    )
+    assert "libonnxruntime_providers_cuda.so: cannot open shared object file" in error.message
+    assert "\n" not in str(error)
+
+
 @pytest.mark.parametrize(
     ("content", "found", "expected"),
     [
@@ -255,14 +269,16 @@ def test_onnxruntime_prints_nothing(tiny_bundle: Path) -> None:
 def test_the_mobilenet_bundle_equals_the_original_model(
     mobilenet_onnx: Path, real_photos: list[Path], tmp_path: Path
 ) -> None:
-    """The tool's bundle, from JPEG to embedding, against the ONNX with plain Pillow and numpy."""
+    """An imported bundle, from JPEG to embedding, against the ONNX with plain Pillow and numpy."""
     import onnxruntime
 
-    tool = Path(__file__).parents[2] / "tools/bundle_mobilenet.py"
     out = tmp_path / "mobilenet"
-    command = [sys.executable, str(tool), "--onnx", str(mobilenet_onnx), "-o", str(out)]
+    half = "0.5,0.5,0.5"
+    command = [sys.executable, "-m", "accrue_export.cli", "import", str(mobilenet_onnx)]
+    command += ["--size", "224", "--resize", "256", "--interpolation", "bicubic", "--mean", half]
+    command += ["--std", half, "--licence", "Apache-2.0", "--no-fp16", "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "1280 dimensions, space " in done.stdout
+    assert "1280 values, 224 px" in done.stdout
     bundle = Bundle.open(out)
     assert bundle.manifest.preprocess == Preprocess(256, 224, "bicubic", (0.5,) * 3, (0.5,) * 3)
     encoder = OnnxEncoder(bundle)

@@ -111,7 +111,7 @@ def describe_machine(packages: Sequence[str]) -> dict[str, Any]:
         "commit": _commit(),
         "cpu": _cpu_model(),
         "cores": cores,
-        "memory_bytes": importlib.import_module("psutil").virtual_memory().total,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_at_start": round(load, 2),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""`accrue predict` and `accrue evaluate`."""
+"""`accrue predict`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from accrue.cli.classes import Json, JsonLines
-from accrue.cli.output import count, emit, note, one_form, progress, say, table, when
+from accrue.cli.output import emit, note, one_form, progress, say, table, when
 from accrue.cli.session import open_box
 from accrue.errors import error_object
 
 if TYPE_CHECKING:
     from accrue.service.box import Explanation, Prediction
-    from accrue.service.evaluation import Evaluation
 
 HeadName = Annotated[str | None, typer.Option("--head", help="auto, prototype, gaussian or ridge.")]
 Reject = Annotated[
     float | None, typer.Option(help="Share of known objects that may be called unknown.")
 ]
-Shrinkage = Annotated[float | None, typer.Option(help="Of the gaussian head, 0 to 1.")]
-Strength = Annotated[float | None, typer.Option("--ridge", help="Strength of the ridge head.")]
 
 
 def predict(
@@ -159,54 +156,3 @@ def _show_reasons(answer: Explanation) -> None:
         table(["cosine", "class", "shot", "taught", "from"], rows)
     for label in answer.refused:
         note(f"not {label}: nearer to what was noted as not {label} than to its shots")
-
-
-def evaluate(
-    context: typer.Context,
-    test: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of CLASS/photo.jpg to test on.")
-    ],
-    train: Annotated[
-        Path | None, typer.Option(help="Teach from this folder first, into a throw-away state.")
-    ] = None,
-    shots: Annotated[int | None, typer.Option(help="Photos a class to teach (all).")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw of those photos.")] = 0,
-    head: HeadName = None,
-    shrinkage: Shrinkage = None,
-    ridge: Strength = None,
-    reject: Reject = None,
-    as_json: Json = False,
-) -> None:
-    """Measure accuracy on folders of labelled photos."""
-    flags = {"head": head, "shrinkage": shrinkage, "ridge": ridge, "reject": reject}
-    with open_box(context, **flags) as box, progress() as update:
-        from accrue.service.evaluation import evaluate as run
-
-        found = run(box, test, train=train, shots=shots, seed=seed, progress=update)
-    for refusal in found.refused:
-        note(f"accrue: {refusal['error']['message']}")
-    if as_json:
-        emit(asdict(found))
-    else:
-        _report(found)
-    if found.refused:
-        raise typer.Exit(1)
-
-
-def _report(found: Evaluation) -> None:
-    table(
-        ["class", "right", "photos"],
-        [(name, f"{c['accuracy']:.0%}", int(c["photos"])) for name, c in found.per_class.items()],
-    )
-    say(
-        f"accuracy {found.accuracy:.1%} on {count(found.photos, 'photo')} "
-        f"of {count(len(found.per_class), 'class', 'classes')}"
-    )
-    said = ", ".join(f"{verdict} {n}" for verdict, n in sorted(found.verdicts.items()))
-    say(f"verdicts on them: {said or 'none'}")
-    if found.never_taught:
-        share = found.never_taught_unknown / found.never_taught
-        say(f"never taught: {count(found.never_taught, 'photo')}, {share:.0%} answered as unknown")
-    milliseconds = {name: f"{1e3 * value:.1f} ms" for name, value in found.seconds.items()}
-    note(f"{found.classes} classes, {found.shots} shots, {found.head} ({found.reason})")
-    note(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in milliseconds.items()))

@@ -40,6 +40,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "licence": manifest.licence_name,
         "restricted": manifest.licence_restricted,
         "preprocess": asdict(manifest.preprocess),
+        "precisions": sorted(manifest.precisions),
     }
 
 
@@ -53,6 +54,8 @@ def show(context: typer.Context, path: Where = None, as_json: Json = False) -> N
     for key, value in about.items():
         if isinstance(value, dict):
             value = ", ".join(f"{name} {part}" for name, part in value.items())
+        if isinstance(value, list):
+            value = ", ".join(value) or "none beside the reference"
         say(f"{key}: {'yes' if value is True else 'no' if value is False else value}")
 
 

@@ -47,6 +47,7 @@ def _class(row: ClassRow, learned: Learned) -> dict[str, Any]:
         "created_at": row.created_at,
         "retain": row.retain,
         "budget": row.budget,
+        "by_name": row.prompt,
     }
 
 
@@ -77,13 +78,15 @@ def list_classes(context: typer.Context, as_json: Json = False) -> None:
         elif not rows:
             note("no class has been taught yet; teach one: accrue class teach NAME FILE...")
         else:
+            named = any(row.prompt is not None for row in rows)
             table(
-                ["class", "shots", "rows", "digest", "since"],
+                ["class", "shots", "rows", *["by name"] * named, "digest", "since"],
                 [
                     (
                         row.name,
                         row.shots,
                         learned.state.count(row.id),
+                        *["-" if row.prompt is None else "yes"] * named,
                         _class(row, learned)["digest"][:12] if row.id in learned.state else "-",
                         when(row.created_at),
                     )
@@ -115,6 +118,8 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
             + (f", also {', '.join(also)}" if also else "")
         )
         say(f"id {row.id}")
+        if row.prompt is not None:
+            say(f"by name: {row.prompt}")
         if row.id in learned.state:
             say(f"digest {learned.state.class_digest(row.id)}")
         table(
@@ -135,13 +140,20 @@ def teach(
         str, typer.Argument(metavar="NAME", help="Name of the class; a new name makes a new class.")
     ],
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="FILE...", help="Photos or folders of photos; each photo is one shot."
+            metavar="[FILE...]", help="Photos or folders of photos; each photo is one shot."
         ),
-    ],
+    ] = None,
     as_json: Json = False,
     as_lines: JsonLines = False,
+    by_name: Annotated[
+        bool, typer.Option("--by-name", help="Teach what the name says; needs no photo.")
+    ] = False,
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="With --by-name: a text to go by instead of the name."),
+    ] = None,
     thumbnails: Annotated[
         int | None, typer.Option(help="Keep thumbnails of this many px (default: none).")
     ] = None,
@@ -149,11 +161,19 @@ def teach(
         bool, typer.Option("--keep-all", help="Leave no near-duplicate or blurred photo out.")
     ] = False,
 ) -> None:
-    """Teach a class from photos. Each shot is on the disk before it is reported."""
+    """Teach a class from photos, by its name, or both. What is reported is on the disk."""
     from accrue.vision.sources import image_paths
 
     one_form(as_json, as_lines)
-    paths = [path for file in files for path in image_paths(Path(file))]
+    if prompt is not None and not by_name:
+        raise UsageError("--prompt says what --by-name goes by", hint="add --by-name")
+    if not files and not by_name:
+        raise UsageError(
+            "nothing to teach from: neither photos nor --by-name",
+            hint='name photos, or let it learn from the name: accrue class teach "hex bolt" '
+            "--by-name",
+        )
+    paths = [path for file in files or () for path in image_paths(Path(file))]
     taught: list[str] = []
     refused: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
@@ -162,6 +182,13 @@ def teach(
     with open_box(context, thumbnails=thumbnails, **everything) as box, progress() as update:
         images = ((str(path), path) for path in paths)
         label = name
+        entry, text = None, None
+        if by_name:
+            entry = box.teach_by_name(name, prompt)
+            row, _ = box.show(name)
+            label, text = row.name, row.prompt
+        if by_name and as_lines:
+            emit({"class": label, "by_name": text}, indent=None)
         for done, receipt in enumerate(box.teach(name, images), 1):
             update("teaching", done, len(paths))
             label = receipt.class_name
@@ -190,6 +217,7 @@ def teach(
         emit(
             {
                 "class": label,
+                "by_name": text,
                 "shots": taught,
                 "refused": refused,
                 "skipped": skipped,
@@ -197,8 +225,11 @@ def teach(
             }
         )
     elif not as_lines:
+        if entry is not None:
+            say(f"{entry.summary} (entry {entry.seq})")
         unusable = f"; {count(len(refused), 'photo')} could not be used" if refused else ""
-        say(f"taught {label}: {_kept(len(taught), len(paths), skipped)}{unusable}")
+        if files:
+            say(f"taught {label}: {_kept(len(taught), len(paths), skipped)}{unusable}")
         if skipped:
             note("--keep-all teaches what was left out too")
         if about:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from accrue.cli.output import note
+
 if TYPE_CHECKING:
     from accrue.service.box import Box
     from accrue.service.settings import Origin, Settings
@@ -30,5 +32,5 @@ def open_box(context: typer.Context, **flags: Any) -> Iterator[Box]:
     from accrue.service.box import Box
 
     settings, _ = settings_of(context, **flags)
-    with Box(settings) as box:
+    with Box(settings, remark=lambda text: note(f"accrue: {text}")) as box:
         yield box

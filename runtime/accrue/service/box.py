@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accrue.bundle import Bundle, default_bundle_path
+from accrue.device import Device, describe
 from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, Refused, StoreCorrupt
 from accrue.learn import (
     Calibration,
@@ -47,6 +48,7 @@ from accrue.store import (
     Teaching,
     backup,
     clean_name,
+    clean_prompt,
     read_info,
     restore,
     shown,
@@ -54,7 +56,11 @@ from accrue.store import (
 from accrue.store.database import FILE_NAME
 from accrue.store.store import Retain
 from accrue.vision.decode import decode
-from accrue.vision.encode import OnnxEncoder
+from accrue.vision.encode import BundleEncoder
+from accrue.vision.engines import EngineFolder, Serving, serve
+from accrue.vision.engines.selection import ONNX_CPU
+from accrue.vision.text import TextEncoder
+from accrue.vision.views import short_side
 
 Image = NDArray[np.uint8]
 BATCH = 8
@@ -159,6 +165,7 @@ class Learned:
     Attributes:
         state: the sums. shots: (class id, int16 rows) of each kept shot. names: by class id.
         shot_ids: of each kept shot. refused: int16 rows that are not of a class, by its id.
+        texts: by class id, float64 (dim,) of unit length, of each class that was taught by name.
     """
 
     state: State
@@ -167,10 +174,19 @@ class Learned:
     settings: Settings
     shot_ids: tuple[str, ...] = ()
     refused: Mapping[str, Rows] = field(default_factory=dict)
+    texts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
     def choice(self) -> Choice:
-        return choose(self.state, self.shots, self.settings.chosen_head())
+        settings = self.settings
+        return choose(
+            self.state,
+            self.shots,
+            settings.chosen_head(),
+            texts=self.texts,
+            views=settings.predict_views,
+            random_features=settings.random_features,
+        )
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -219,8 +235,12 @@ class Box:
     Nothing is opened before it is needed: listing classes loads no encoder.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, remark: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """`remark` is told, in a line, of what is not as it was expected but goes on."""
         self.settings = settings
+        self._remark = remark
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
 
@@ -243,8 +263,25 @@ class Box:
         return Bundle.open(self.settings.bundle or default_bundle_path())
 
     @cached_property
-    def encoder(self) -> OnnxEncoder:
-        return OnnxEncoder(self.bundle, threads=self.settings.threads or None)
+    def serving(self) -> Serving:
+        """The encoder that serves here, and why no better one; its remark goes to `remark`."""
+        settings = self.settings
+        # On the CPU nothing has to be known of the device, which takes a while to ask.
+        device = describe() if settings.encoder != ONNX_CPU else Device("", "")
+        folder = EngineFolder(settings.engines_folder)
+        threads = settings.threads or None
+        found = serve(self.bundle, device, folder, wanted=settings.encoder, threads=threads)
+        if found.remark:
+            self._remark(found.remark)
+        return found
+
+    @property
+    def encoder(self) -> BundleEncoder:
+        return self.serving.encoder
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        return TextEncoder(self.bundle, threads=self.settings.threads or None)
 
     def store(self, *, create: bool = False) -> Store:
         """The store for writing. Without `create`, raises NotFound where nothing was taught."""
@@ -293,7 +330,7 @@ class Box:
         state = State(store.space_id, store.dim)
         shots: list[tuple[str, Rows]] = []
         shot_ids: list[str] = []
-        names, refused = {}, {}
+        names, refused, texts = {}, {}, {}
         for found in store.rows_by_class():
             names[found.id] = found.name
             state.add(found.id, found.rows)
@@ -303,7 +340,10 @@ class Box:
             shot_ids += found.shot_ids
             if len(found.refused) and found.id in state:
                 refused[found.id] = found.refused
-        return Learned(state, shots, names, self.settings, tuple(shot_ids), refused)
+            if found.text is not None:
+                row = found.text.astype(np.float64)
+                texts[found.id] = row / np.linalg.norm(row)
+        return Learned(state, shots, names, self.settings, tuple(shot_ids), refused, texts)
 
     # ---- teaching and asking --------------------------------------------------------------------
 
@@ -327,11 +367,11 @@ class Box:
         self.require_same_space()
         teaching: Teaching | None = None
         screen: Screen | None = None
-        for source, image, row in self._embedded(images):
+        for source, image, row in self._embedded(images, self.settings.views):
             if isinstance(row, AccrueError):
                 yield Receipt("", source, teaching.class_name if teaching else name, 0, row)
                 continue
-            rows = quantise(row[None])
+            rows = quantise(row)
             screen = screen or self._screen(name)
             if skipped := screen.skips(image, rows):
                 label = teaching.class_name if teaching else name
@@ -358,11 +398,34 @@ class Box:
             kept = [(shot, rows) for shot, (owner, rows) in pairs if owner == class_id]
         return Screen(kept, self.settings.duplicates, self.settings.blur)
 
+    def teach_by_name(self, name: str, prompt: str | None = None) -> Entry:
+        """Teaches a class by its name alone, or by another text about it; again, it replaces that.
+
+        Args:
+            prompt: taken as it is, instead of the name in the bundle's templates.
+
+        Raises:
+            NotFound: the bundle has no text part.
+            UsageError: not a name, or a text that is too long for the text tower.
+            AccrueError: the package tokenizers is missing, and the name is not in the vocabulary.
+        """
+        name = clean_name(name)
+        prompt = None if prompt is None else clean_prompt(prompt)
+        self.require_same_space()
+        if prompt is None:
+            vector = self.text_encoder.embed([name])
+        else:
+            vector = self.text_encoder.tower.embed([prompt])
+        store = self.store(create=True)
+        return store.teach_by_name(
+            name, quantise(vector)[0], prompt=prompt, actor=self.settings.actor
+        )
+
     def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
         """Says what each image shows."""
         self.require_same_space()
         learned = self.learned()
-        for source, _, row in self._embedded(images):
+        for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 yield Prediction(source, "", "", float("nan"), float("nan"), (), row)
                 continue
@@ -375,7 +438,7 @@ class Box:
         self.require_same_space()
         learned = self.learned()
         store = self.reading()
-        for source, _, row in self._embedded(images):
+        for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 nothing = Prediction(source, "", "", float("nan"), float("nan"), (), row)
                 yield Explanation(nothing, (), ())
@@ -401,28 +464,44 @@ class Box:
                 named(source, decision, learned.names), tuple(reasons), tuple(refused)
             )
 
-    def embed(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[tuple[str, Any]]:
-        """(source, float32 (dim,) embedding or AccrueError) of each image."""
-        for source, _, row in self._embedded(images):
+    def embed(
+        self, images: Iterable[tuple[str, Path | Image]], views: int = 1
+    ) -> Iterator[tuple[str, Any]]:
+        """(source, float32 (views, dim) unit-length embeddings or AccrueError) of each image."""
+        for source, _, row in self._embedded(images, views):
             yield source, row
 
-    def _embedded(
+    def _asked(
         self, images: Iterable[tuple[str, Path | Image]]
+    ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
+        """As `_embedded`, with the mean of the views that a query is made of: float32 (dim,)."""
+        for source, image, rows in self._embedded(images, self.settings.predict_views):
+            if isinstance(rows, AccrueError):
+                yield source, image, rows
+            else:
+                yield source, image, rows.mean(axis=0)
+
+    def _embedded(
+        self, images: Iterable[tuple[str, Path | Image]], views: int
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         for batch in _batches(images):
             ready: list[tuple[str, Image | None, AccrueError | None]] = []
             for source, image in batch:
                 try:
-                    ready.append((source, self._decoded(image), None))
+                    ready.append((source, self._decoded(image, views), None))
                 except AccrueError as error:
                     ready.append((source, None, error))
-            rows = iter(self.encoder.encode([image for _, image, _ in ready if image is not None]))
+            usable = [image for _, image, _ in ready if image is not None]
+            rows = iter(self.encoder.encode_views(usable, views, mirror=self.settings.mirror))
             for source, pixels, failed in ready:
                 yield source, pixels, failed if failed is not None else next(rows)
 
-    def _decoded(self, image: Path | Image) -> Image:
+    def _decoded(self, image: Path | Image, views: int) -> Image:
         if isinstance(image, Path):
-            return decode(image, short_side=self.bundle.manifest.preprocess.resize)
+            preprocess = self.bundle.manifest.preprocess
+            return decode(
+                image, short_side=short_side(preprocess, views, mirror=self.settings.mirror)
+            )
         return image
 
     def _thumbnail(self, image: Image | None) -> bytes | None:
@@ -523,7 +602,7 @@ class Box:
         self.require_same_space()
         self._taught().resolve(name)
         rows = []
-        for source, _, row in self._embedded(images):
+        for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 raise row
             rows.append((source, quantise(row[None])))

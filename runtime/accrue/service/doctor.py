@@ -6,16 +6,22 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from accrue import __version__
 from accrue.bundle import Bundle, default_bundle_path
+from accrue.device import Device, describe
 from accrue.errors import AccrueError
 from accrue.service.box import Box
+from accrue.service.engines import Engines, Status
 from accrue.service.settings import Settings
 from accrue.vision.encode import golden_check
+from accrue.vision.engines import FLAVOURS, TENSORRT, Dropped, cannot_build
+from accrue.vision.engines.selection import ONNX_CUDA, both_installed
+from accrue.vision.engines.serving import NAMES
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 LEAST_FREE_BYTES = 100 * 2**20
@@ -37,6 +43,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         ("python", _python),
         ("packages", _packages),
         ("encoder", lambda: _encoder(settings)),
+        ("engines", lambda: _engines(settings)),
         ("state", lambda: _state(settings)),
         ("disk", lambda: _disk(settings)),
         ("camera", _camera),
@@ -60,18 +67,21 @@ def _python() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    found = []
-    for name in ("numpy", "onnxruntime", "onnxruntime-gpu", "pillow"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    import onnxruntime
-
-    providers = ", ".join(onnxruntime.get_available_providers())
+    device = describe()
+    found = [f"{p.name} {p.version}" for p in device.packages if not p.hidden]
+    with suppress(PackageNotFoundError):
+        found.append(f"pillow {version('pillow')}")
+    providers = ", ".join(device.providers) or "none"
     yield Check("packages", OK, f"{', '.join(found)}; providers {providers}")
     if "torch" in sys.modules:
         yield Check("packages", WARN, "torch has been imported; the runtime never needs it")
+    if both := both_installed(device):
+        yield Check(
+            "packages",
+            WARN,
+            both,
+            "pip uninstall onnxruntime onnxruntime-gpu, then pip install the one that you want",
+        )
 
 
 def _encoder(settings: Settings) -> Iterator[Check]:
@@ -91,7 +101,58 @@ def _encoder(settings: Settings) -> Iterator[Check]:
     bundle.verify()
     with Box(settings) as box:
         parity = golden_check(box.encoder, bundle)
-    yield Check("golden images", OK, f"least cosine {parity.min_cosine:.6f} to the reference")
+        serving = NAMES[box.serving.candidate]
+    yield Check(
+        "golden images", OK, f"least cosine {parity.min_cosine:.6f} to the reference, by {serving}"
+    )
+
+
+def _engines(settings: Settings) -> Iterator[Check]:
+    """What serves, and each thing that keeps something better from it."""
+    engines = Engines(settings)
+    yield from engine_checks(engines.status(), engines.needed_bytes())
+
+
+def engine_checks(status: Status, needed_bytes: int) -> Iterator[Check]:
+    """Findings from the status of the engines.
+
+    Args:
+        needed_bytes: free memory that building an engine is expected to take.
+    """
+    device = status.device
+    yield Check("engines", OK, f"{NAMES[status.serves]} serves")
+    if device.gpu is None:
+        return
+    told = set()
+    for drop in status.dropped:
+        if drop.reason not in told and _to_be_mended(drop, device):
+            told.add(drop.reason)
+            yield Check(NAMES[drop.candidate], WARN, drop.reason, drop.hint)
+    for engine, place, misfit in status.engines:
+        if place == "active" and misfit:
+            yield Check(
+                "engines", WARN, f"engine {engine.stem} was {misfit}", "accrue engine build"
+            )
+    for path in status.unreadable:
+        yield Check("engines", WARN, f"{path} cannot be read as an engine", "accrue engine clean")
+    builds = any(cannot_build(device, flavour) is None for flavour in FLAVOURS)
+    if builds and 0 < device.memory_available_bytes < needed_bytes:
+        yield Check(
+            "memory",
+            WARN,
+            f"{device.memory_available_bytes / 2**20:,.0f} MiB are free; building an engine takes "
+            f"about {needed_bytes / 2**20:,.0f}",
+            "stop other programs, add swap, or build with --workspace 256",
+        )
+
+
+def _to_be_mended(drop: Dropped, device: Device) -> bool:
+    """Whether a candidate was dropped by a fault of this device's set-up, not by its nature."""
+    if drop.filter == "package":
+        return drop.candidate == TENSORRT and bool(device.tensorrt_system)
+    if drop.filter == "provider":
+        return drop.candidate == ONNX_CUDA
+    return drop.filter in ("jetpack", "shadow", "cuda-python", "numpy", "version", "opening")
 
 
 def _state(settings: Settings) -> Iterator[Check]:

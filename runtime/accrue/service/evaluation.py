@@ -1,25 +1,25 @@
-"""How good is it: teach from one folder, test on another, count."""
+"""How good is it: teach from one part, test on another, count."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from accrue.errors import AccrueError, Conflict, NotFound, UsageError, error_object
+from accrue.errors import Conflict, NotFound, UsageError
 from accrue.learn import State, quantise
 from accrue.learn.decision import UNKNOWN
 from accrue.learn.statistics import Rows
 from accrue.service.box import Box, Learned
+from accrue.service.embeddings import Progress, embed_folders, embedded, read_embeddings
+from accrue.service.protocols import Report, require_protocol, run_protocol, scored, taught
 from accrue.store import class_key
 from accrue.vision.sources import labelled_images
-
-Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
 
 
 @dataclass
@@ -60,9 +60,11 @@ def evaluate(
     seed: int = 0,
     progress: Progress = lambda *_: None,
 ) -> Evaluation:
-    """Tests on `class/photo.jpg` folders.
+    """Tests on `class/photo.jpg` folders, or on the test part of an `.npz`.
 
     Args:
+        test: a folder, or an `.npz` (see `read_embeddings`), whose training part is then taught
+            into a state that is thrown away.
         train: folder to teach from, into a state that is thrown away; None for the box's own.
         shots: photos of each class to teach, drawn with `seed`; None for all of them.
 
@@ -70,6 +72,8 @@ def evaluate(
         NotFound: a folder without photos, or none that bears the name of a taught class.
         Conflict: nothing taught. UsageError: `shots` without `train`.
     """
+    if is_file_of_embeddings(test):
+        return _of_file(box, test, train, shots, seed)
     if shots is not None and (train is None or shots < 1):
         raise UsageError(
             f"--shots {shots} draws from a training folder; expected 1 or more, with --train DIR"
@@ -104,7 +108,75 @@ def evaluate(
             hint="rename the folders, or teach from a folder with --train DIR",
             path=str(test),
         )
-    _score(box, learned, tests, result, progress)
+    views = box.settings.predict_views
+    _score(learned, embedded(box, tests, views, "testing", result.refused, progress), result)
+    return result
+
+
+def protocol(
+    box: Box,
+    name: str,
+    test: Path,
+    *,
+    train: Path | None = None,
+    shots: Sequence[int | None],
+    seeds: Sequence[int],
+    progress: Progress = lambda *_: None,
+) -> Report:
+    """Runs a protocol (see `accrue.service.protocols`) on two folders or on an `.npz`.
+
+    Each photo is encoded once, whatever the shots and seeds.
+
+    Raises:
+        UsageError: no such protocol, a folder without `train`, or too few classes for it.
+    """
+    require_protocol(name)  # before any photo is encoded
+    refused: list[dict[str, Any]] = []
+    if is_file_of_embeddings(test):
+        _one_source(train)
+        data = read_embeddings(test)
+    elif train is None:
+        raise UsageError(
+            "--protocol teaches and tests many times",
+            hint="name the folder to teach from with --train DIR, or give an .npz of embeddings",
+        )
+    else:
+        data, refused = embed_folders(box, labelled_images(train), labelled_images(test), progress)
+    report = run_protocol(name, data, box.settings, shots=shots, seeds=seeds, progress=progress)
+    report.refused = refused
+    return report
+
+
+def is_file_of_embeddings(path: Path) -> bool:
+    return path.suffix.lower() == ".npz"
+
+
+def _one_source(train: Path | None) -> None:
+    if train is not None:
+        raise UsageError(
+            f"--train {train} beside an .npz, which has a training part of its own",
+            hint="leave --train out",
+        )
+
+
+def _of_file(box: Box, file: Path, train: Path | None, shots: int | None, seed: int) -> Evaluation:
+    _one_source(train)
+    if shots is not None and shots < 1:
+        raise UsageError(f"--shots {shots}; expected 1 or more")
+    data = read_embeddings(file)
+    result = Evaluation()
+    at = data.drawn(shots, seed)
+    began = time.perf_counter()
+    learned = taught(data, at, data.train_labels[at], box.settings)
+    _ = learned.calibration
+    result.seconds["learn"] = time.perf_counter() - began
+    result.head = learned.choice.served.describe()
+    result.reason = learned.choice.reason
+    result.classes, result.shots = len(learned.state), len(at)
+    result.digest = learned.state.digest()
+    names = (data.names[label] for label in data.test_labels)
+    _score(learned, zip(names, data.test, strict=True), result)
+    del result.seconds["encode_per_photo"]  # nothing was
     return result
 
 
@@ -138,8 +210,9 @@ def _taught(
     state = State(manifest.space_id, manifest.dim)
     kept: list[tuple[str, Rows]] = []
     began = time.perf_counter()
-    for name, row in _embedded(box, photos, "teaching", result, progress):
-        rows = quantise(row[None])
+    views = box.settings.views
+    for name, row in embedded(box, photos, views, "teaching", result.refused, progress):
+        rows = quantise(row)
         state.add(name, rows)
         kept.append((name, rows))
     result.shots = len(kept)
@@ -151,21 +224,17 @@ def _taught(
     return learned
 
 
-def _score(
-    box: Box,
-    learned: Learned,
-    tests: dict[str, list[Path]],
-    result: Evaluation,
-    progress: Progress,
-) -> None:
+def _score(learned: Learned, tests: Iterable[tuple[str, Any]], result: Evaluation) -> None:
+    """Asks for each (class name, float32 (views, dim))."""
     known = set(learned.names.values())
     right: Counter[str] = Counter()
     tested: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
     began, deciding = time.perf_counter(), 0.0
-    for name, row in _embedded(box, tests, "testing", result, progress):
+    ids = learned.choice.served.ids
+    for name, views in tests:
         start = time.perf_counter()
-        decision = learned.decide(row[None])[0]
+        decision = learned.calibration.decide(scored(learned, views[None])[0], ids)
         deciding += time.perf_counter() - start
         if name not in known:
             result.never_taught += 1
@@ -184,17 +253,3 @@ def _score(
     photos = max(result.photos + result.never_taught, 1)
     encoding = time.perf_counter() - began - deciding
     result.seconds |= {"encode_per_photo": encoding / photos, "decide_per_photo": deciding / photos}
-
-
-def _embedded(
-    box: Box, photos: dict[str, list[Path]], what: str, result: Evaluation, progress: Progress
-) -> Iterable[tuple[str, Any]]:
-    total = sum(len(paths) for paths in photos.values())
-    names = [name for name, paths in photos.items() for _ in paths]
-    images = ((str(path), path) for paths in photos.values() for path in paths)
-    for done, (name, (source, row)) in enumerate(zip(names, box.embed(images), strict=True), 1):
-        progress(what, done, total)
-        if isinstance(row, AccrueError):
-            result.refused.append({"path": source, "error": error_object(row)})
-            continue
-        yield name, row

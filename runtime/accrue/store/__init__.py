@@ -2,7 +2,14 @@
 
 from accrue.store.backup import BackupInfo, Restored, backup, read_info, restore
 from accrue.store.files import FileSteps, write_atomically
-from accrue.store.names import ACCRUE_NAMESPACE, class_id, class_key, clean_name, shown
+from accrue.store.names import (
+    ACCRUE_NAMESPACE,
+    class_id,
+    class_key,
+    clean_name,
+    clean_prompt,
+    shown,
+)
 from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Refusal, Shot, Teaching
 from accrue.store.store import DEFAULT_BUDGET_ROWS, DEFAULT_CLASS_SET, Store
 
@@ -25,6 +32,7 @@ __all__ = [
     "class_id",
     "class_key",
     "clean_name",
+    "clean_prompt",
     "read_info",
     "restore",
     "shown",

@@ -30,7 +30,9 @@ from accrue.store.records import Entry
 TRACKED: dict[str, tuple[str, frozenset[str]]] = {
     "class": (
         "id",
-        frozenset({"name", "created_at", "active", "counts_as", "retain", "budget"}),
+        frozenset(
+            {"name", "created_at", "active", "counts_as", "retain", "budget", "prompt", "text"}
+        ),
     ),
     "name": ("key", frozenset({"text", "class_id", "active"})),
     "shot": ("id", frozenset({"class_id", "active", "folded"})),

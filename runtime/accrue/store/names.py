@@ -11,6 +11,7 @@ ACCRUE_NAMESPACE = uuid.UUID(
     "6f1c1f0e-5d0b-5a3c-9a55-2f6d0c9be7a1"
 )  # fixed for ever: ids depend on it
 NAME_LIMIT = 200  # characters
+PROMPT_LIMIT = 1_000  # characters; a text tower reads far fewer
 _SHOWN_CHARACTERS = 40
 _REFUSED = {
     "Cc": "a control character",
@@ -53,6 +54,24 @@ def clean_name(name: str) -> str:
         raise UsageError(
             f"class name {shown(clean)} is empty; expected something visible",
             hint="give the class a name",
+        )
+    return clean
+
+
+def clean_prompt(prompt: str) -> str:
+    """What a class is taught by, with single spaces.
+
+    Raises:
+        UsageError: nothing in it, more than 1,000 characters, or some that cannot be printed.
+    """
+    clean = " ".join(prompt.split())
+    if not (0 < len(clean) <= PROMPT_LIMIT and clean.isprintable()):
+        raise UsageError(
+            f"prompt {shown(clean)} of {len(clean):,} characters; expected one line of "
+            f"1 to {PROMPT_LIMIT:,} that can be printed",
+            hint='for example: --prompt "a photo of a rusty hex bolt"',
+            found=len(clean),
+            expected=PROMPT_LIMIT,
         )
     return clean
 

@@ -25,6 +25,7 @@ class ClassRow:
         counts_as: id of the class that this one was merged into, else None.
         merged: names of the classes that count as this one.
         retain: "rows" or "statistics"; budget: rows kept at most.
+        prompt: the text that it was taught by, or None. Of a root, its own.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ClassRow:
     merged: tuple[str, ...]
     retain: str
     budget: int
+    prompt: str | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class ClassRows:
         shot_ids: one per kept shot; counts: int64 (shots,), rows of each, adding up to n.
         folded: statistics of the rows that are not kept any more, or None.
         refused: int16 (m, dim), rows that the operator said are not of this class.
+        text: int16 (dim,), what the root class was taught by name, or None.
     """
 
     id: str
@@ -85,6 +88,7 @@ class ClassRows:
     counts: NDArray[np.int64]
     folded: Statistics | None
     refused: NDArray[np.int16]
+    text: NDArray[np.int16] | None
 
     def statistics(self) -> Statistics:
         """Kept and folded rows together."""

@@ -81,7 +81,9 @@ _VERSION_1: Migration = (
     "CREATE INDEX change_by_column ON change (key, col, tbl)",
 )
 
-_REFUSALS_AND_MEMORY: Migration = (
+_VERSION_2: Migration = (
+    "ALTER TABLE class ADD COLUMN prompt TEXT",
+    "ALTER TABLE class ADD COLUMN text BLOB",
     """CREATE TABLE refusal (
         id TEXT PRIMARY KEY,
         class_id TEXT NOT NULL REFERENCES class (id),
@@ -96,7 +98,7 @@ _REFUSALS_AND_MEMORY: Migration = (
     "CREATE INDEX folded_sizes ON folded (length(statistics))",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _REFUSALS_AND_MEMORY)
+MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2)
 
 
 def check_version(connection: sqlite3.Connection, path: Path, known: int = len(MIGRATIONS)) -> int:

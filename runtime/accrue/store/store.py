@@ -36,7 +36,7 @@ from accrue.store.database import FILE_NAME, Database
 from accrue.store.failures import corrupt
 from accrue.store.journal import Recorder
 from accrue.store.memory import Held
-from accrue.store.names import class_id, class_key, clean_name, shown
+from accrue.store.names import class_id, class_key, clean_name, clean_prompt, shown
 from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Refusal, Shot, Teaching
 from accrue.store.schema import MIGRATIONS, check_version, migrate
 
@@ -112,7 +112,8 @@ class Store:
                 kept as "rows" or folded into "statistics" at once.
             memory: bytes of rows, thumbnails and statistics in all; 0: as many as there are.
                 `accrue.store.memory.clear` says what goes when there are more.
-            readonly: never writes; works in a folder that cannot be written.
+            readonly: never writes, but to bring a state of an older version up to date; works in
+                a folder that cannot be written.
 
         Raises:
             NotFound: nothing there, and `readonly` or no space id to create it with.
@@ -128,16 +129,16 @@ class Store:
             if readonly:
                 with database.reading() as db:
                     version = check_version(db, path)
+                if 0 < version < len(MIGRATIONS):
+                    database.close()
+                    _update(path, clock())
+                    database = Database(path, readonly=True)
                 if version == 0:
                     raise NotFound(
                         f"no state in {path.parent}: {path.name} is empty",
                         hint="teach a first class with `accrue class teach NAME FILE...`",
                         path=str(path),
                     )
-                if version < len(MIGRATIONS):  # brought up to date once, where that can be
-                    database.close()
-                    cls.open(state, clock=clock).close()
-                    database = Database(path, readonly=True)
             else:
                 _prepare(database, space_id, dim, class_set or DEFAULT_CLASS_SET, clock())
             store = cls(database, budget=budget, retain=retain, memory=memory, clock=clock)
@@ -302,12 +303,46 @@ class Store:
         elif active == 0:
             recorder.set(
                 "class", new, active=1, name=name, created_at=at,
-                counts_as=None, retain=None, budget=None,
+                counts_as=None, retain=None, budget=None, prompt=None, text=None,
             )  # fmt: skip
         else:
             raise corrupt(self.path, f"active class {new} does not bear its own name")
         _claim_name(recorder, name, new)
         return new
+
+    def teach_by_name(
+        self, name: str, text: NDArray[np.int16], *, prompt: str | None = None, actor: str = ""
+    ) -> Entry:
+        """Gives a class the embedding of a text; again, it replaces the one before.
+
+        A new name makes a class without shots. A name that leads to a class with shots gives it
+        the text beside them.
+
+        Args:
+            text: int16 (dim,), as `quantise` makes it.
+            prompt: the text; `name` if None.
+
+        Raises:
+            RowsError: a row of another form. UsageError: not a name, or a prompt that is empty,
+                too long or cannot be printed.
+        """
+        name = clean_name(name)
+        prompt = name if prompt is None else clean_prompt(prompt)
+        row = check_rows(np.asarray(text)[None], self.dim)
+        if not row.any():
+            raise RowsError("a text of length zero; expected a unit vector from quantise()")
+        with self._database.atomic() as db:
+            at = self._clock()
+            recorder = journal.open_entry(db, "teach", summary="", actor=_text(actor), at=at)
+            found = self._root(db, name)
+            target = found or self._create(recorder, name, at)
+            if found:
+                recorder.hold("class", found, "active")
+            recorder.set("class", target, prompt=prompt, text=row.astype("<i2").tobytes())
+            display = journal.value_of(db, "class", target, "name")
+            said = "" if prompt == display else f": {shown(prompt)}"
+            _summarise(db, recorder, f"taught {shown(display)} by name{said}")
+            return journal.entry(db, recorder.seq)
 
     # ---- the other verbs ------------------------------------------------------------------------
 
@@ -830,6 +865,9 @@ class Store:
         with self._database.reading() as db:
             groups = _groups(db)
             names = dict(db.execute("SELECT id, name FROM class").fetchall())
+            texts = dict(
+                db.execute("SELECT id, text FROM class WHERE active = 1 AND text IS NOT NULL")
+            )
             shots: dict[str, list[tuple[str, int, bytes]]] = {}
             for member, *shot in db.execute(
                 """SELECT class_id, id, n_rows, rows FROM shot
@@ -862,6 +900,7 @@ class Store:
                     _rows(
                         b"".join(refused.get(member, b"") for member in group), self.dim, self.path
                     ),
+                    _rows(texts[root], self.dim, self.path)[0] if root in texts else None,
                 )
             )
         return found
@@ -909,6 +948,14 @@ class Store:
                 for one, n_rows, size in db.execute(
                     """SELECT id, n_rows, length(rows) FROM refusal
                     WHERE length(rows) != n_rows * ? * 2""",
+                    (self.dim,),
+                )
+            ]
+            found += [
+                f"class {one}: a text of {size} bytes; expected {2 * self.dim} and its prompt"
+                for one, size in db.execute(
+                    """SELECT id, length(text) FROM class
+                    WHERE (text IS NULL) != (prompt IS NULL) OR length(text) != ? * 2""",
                     (self.dim,),
                 )
             ]
@@ -991,11 +1038,11 @@ class Store:
         columns = {
             row[0]: row[1:]
             for row in db.execute(
-                "SELECT id, name, created_at, counts_as, retain, budget FROM class"
+                "SELECT id, name, created_at, counts_as, retain, budget, prompt FROM class"
             )
         }
         for root, group in sorted(groups.items(), key=lambda item: (columns[item[0]][1], item[0])):
-            name, created_at, counts_as, retain, budget = columns[root]
+            name, created_at, counts_as, retain, budget, prompt = columns[root]
             counts = [totals.get(member, (0, 0, 0)) for member in group]
             yield ClassRow(
                 id=root,
@@ -1009,6 +1056,7 @@ class Store:
                 merged=tuple(columns[m][0] for m in group if m != root),
                 retain=retain or self._retain,
                 budget=self._budget if budget is None else budget,
+                prompt=prompt,
             )
 
 
@@ -1032,6 +1080,15 @@ def _prepare(
                 "INSERT INTO meta (one, space_id, dim, class_set, created) VALUES (1, ?, ?, ?, ?)",
                 (space_id, dim, class_set, at),
             )
+
+
+def _update(path: Path, at: float) -> None:
+    """Brings a database of an older version up to date. Raises StoreReadOnly where that fails."""
+    database = Database(path, readonly=False)
+    try:
+        _prepare(database, None, None, DEFAULT_CLASS_SET, at)
+    finally:
+        database.close()
 
 
 def _groups(db: sqlite3.Connection) -> _Groups:

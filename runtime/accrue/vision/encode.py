@@ -1,9 +1,13 @@
-"""From images to embeddings, by ONNX Runtime, and the check against the golden images."""
+"""From images to embeddings, and the check against the golden images; here by ONNX Runtime."""
 
 from __future__ import annotations
 
+import ctypes
+import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +19,14 @@ from accrue.bundle import ENCODER, Bundle
 from accrue.errors import AccrueError, BundleError, ConfigError
 from accrue.vision.decode import decode
 from accrue.vision.preprocess import Pixels, Preprocessor, check_image
+from accrue.vision.views import make_views
 
 Embeddings = NDArray[np.float32]
 
+CPU_PROVIDER = "CPUExecutionProvider"
 BATCH = 8  # images; more gains little on a CPU and takes memory
 MIN_COSINE = 0.999  # of every golden image to its reference
+_FATAL = 4  # severity in ONNX Runtime's log
 _LENGTH_TOLERANCE = 1e-2  # of the unit norm; fp16 engines stay within 1e-3
 
 
@@ -51,54 +58,25 @@ class Parity:
     same_nearest: bool
 
 
-class OnnxEncoder:
-    """A bundle's ``encoder.onnx`` in ONNX Runtime.
+class BundleEncoder(ABC):
+    """What all realisations of a bundle's encoder share: preprocessing, batches, checks.
 
     Args:
-        bundle: read once; its encoder's hash is checked again.
-        threads: for one image or batch; default: the cores this process may use.
-        providers: of ONNX Runtime, best first.
-
-    Raises:
-        ConfigError: this ONNX Runtime lacks a provider, or threads is below 1.
-        BundleError: the encoder does not load, or its input or output is not as the format says.
+        bundle: read once.
+        batch: images that are run together at most.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        threads: int | None = None,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
-    ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}; expected at least 1", found=threads)
-        ort = _onnxruntime()
-        available = ort.get_available_providers()
-        for provider in providers:
-            if provider not in available:
-                raise ConfigError(
-                    f"this ONNX Runtime has no {provider}; it has {', '.join(available)}",
-                    hint='for a GPU: pip install "accrue[gpu]"',
-                    found=available,
-                    expected=provider,
-                )
+    def __init__(self, bundle: Bundle, *, batch: int = BATCH) -> None:
         self._path: Path = bundle.path
         self._size = bundle.manifest.size
         self._dim = bundle.manifest.dim
         self._space_id = bundle.manifest.space_id
+        self._batch = batch
         self.preprocessor = Preprocessor(bundle.manifest.preprocess)
-        self._failures = _failures(ort)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or _cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only
-        content = bundle.read(ENCODER)
-        try:
-            self._session = ort.InferenceSession(content, options, providers=list(providers))
-        except self._failures as error:
-            raise self._error(f"ONNX Runtime cannot load it: {_one_line(error)}") from error
-        self._check_signature()
+
+    @abstractmethod
+    def _run(self, batch: Pixels) -> Embeddings:
+        """Whatever comes out for uint8 (n, size, size, 3), unchecked."""
 
     @property
     def space_id(self) -> str:
@@ -107,11 +85,6 @@ class OnnxEncoder:
     @property
     def dim(self) -> int:
         return self._dim
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """Those that ONNX Runtime really uses."""
-        return tuple(self._session.get_providers())
 
     def encode(self, images: Sequence[Pixels]) -> Embeddings:
         """Unit-norm float32 (n, dim) of uint8 (h, w, 3) RGB images of any sizes.
@@ -122,20 +95,33 @@ class OnnxEncoder:
         """
         for i, image in enumerate(images):
             check_image(image, f"image {i}")
+        batches = [images[i : i + self._batch] for i in range(0, len(images), self._batch)]
         parts = [
-            self.encode_prepared(
-                np.stack([self.preprocessor(image) for image in images[start : start + BATCH]])
-            )
-            for start in range(0, len(images), BATCH)
+            self.encode_prepared(np.stack([self.preprocessor(image) for image in batch]))
+            for batch in batches
         ]
         return np.concatenate(parts) if parts else np.empty((0, self._dim), np.float32)
 
+    def encode_views(
+        self, images: Sequence[Pixels], count: int, *, mirror: bool = True
+    ) -> Embeddings:
+        """Unit-norm float32 (n, count, dim): of each image the first views (see `make_views`).
+
+        Raises as `encode`.
+        """
+        views = [
+            view
+            for image in images
+            for view in make_views(self.preprocessor, image, count, mirror=mirror)
+        ]
+        batches = [views[i : i + self._batch] for i in range(0, len(views), self._batch)]
+        rows = [self.encode_prepared(np.stack(batch)) for batch in batches]
+        flat = np.concatenate(rows) if rows else np.empty((0, self._dim), np.float32)
+        return flat.reshape(len(images), -1, self._dim)
+
     def encode_prepared(self, batch: Pixels) -> Embeddings:
         """Unit-norm float32 (n, dim) of preprocessed images, uint8 (n, size, size, 3), n > 0."""
-        try:
-            embeddings = self._session.run(["embedding"], {"image": batch})[0]
-        except self._failures as error:
-            raise self._error(f"ONNX Runtime cannot run it: {_one_line(error)}") from error
+        embeddings = self._run(batch)
         expected = (len(batch), self._dim)
         if embeddings.shape != expected:
             raise self._error(f"it gave {embeddings.shape}", expected=str(expected))
@@ -146,7 +132,85 @@ class OnnxEncoder:
             raise self._error(
                 f"it gave an embedding of length {lengths[worst]:.6g}", expected="length 1"
             )
-        found: Embeddings = embeddings
+        return embeddings
+
+    def _error(self, found: str, *, expected: str = "") -> BundleError:
+        message = f"encoder of bundle {self._path}: {found}"
+        return BundleError(
+            f"{message}; expected {expected}" if expected else message,
+            hint="export the bundle again",
+            path=str(self._path),
+            found=found,
+            expected=expected,
+        )
+
+
+class OnnxEncoder(BundleEncoder):
+    """A bundle's ``encoder.onnx`` in ONNX Runtime.
+
+    Args:
+        bundle: read once; its encoder's hash is checked again.
+        threads: for one image or batch; default: the cores this process may use.
+        providers: of ONNX Runtime, best first, as names or as (name, options).
+
+    Raises:
+        ConfigError: this ONNX Runtime lacks a provider or cannot use the first one, or threads is
+            below 1.
+        BundleError: the encoder does not load, or its input or output is not as the format says.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str | tuple[str, dict[str, str]]] = (CPU_PROVIDER,),
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; expected at least 1", found=threads)
+        ort = _onnxruntime()
+        available = ort.get_available_providers()
+        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        for name in names:
+            if name not in available:
+                raise ConfigError(
+                    f"this ONNX Runtime has no {name}; it has {', '.join(available)}",
+                    hint="for a GPU: see docs/engines.md, ONNX Runtime on a GPU",
+                    found=available,
+                    expected=name,
+                )
+        super().__init__(bundle)
+        self._failures = _failures(ort)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or _cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only
+        content = bundle.read(ENCODER)
+        on_gpu = names[0] != CPU_PROVIDER
+        if on_gpu:
+            _prepare_gpu(ort)
+        try:
+            self._session = ort.InferenceSession(
+                content, options, providers=list(providers), enable_fallback=False
+            )
+        except self._failures as error:
+            if on_gpu:
+                raise _unusable(ort, names[0], error) from error
+            raise self._error(f"ONNX Runtime cannot load it: {_one_line(error)}") from error
+        if names[0] not in self.providers:  # it goes on without one that it cannot start
+            raise _unusable(ort, names[0])
+        self._check_signature()
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Those that ONNX Runtime really uses."""
+        return tuple(self._session.get_providers())
+
+    def _run(self, batch: Pixels) -> Embeddings:
+        try:
+            found: Embeddings = self._session.run(["embedding"], {"image": batch})[0]
+        except self._failures as error:
+            raise self._error(f"ONNX Runtime cannot run it: {_one_line(error)}") from error
         return found
 
     def _check_signature(self) -> None:
@@ -175,16 +239,6 @@ class OnnxEncoder:
             raise self._error(
                 f"its output is {_listed(outputs)}", expected=f"embedding: float32 (n, {dim})"
             )
-
-    def _error(self, found: str, *, expected: str = "") -> BundleError:
-        message = f"encoder of bundle {self._path}: {found}"
-        return BundleError(
-            f"{message}; expected {expected}" if expected else message,
-            hint="export the bundle again",
-            path=str(self._path),
-            found=found,
-            expected=expected,
-        )
 
 
 def golden_check(encoder: Encoder, bundle: Bundle) -> Parity:
@@ -240,6 +294,33 @@ def _onnxruntime() -> Any:
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
+
+
+def _prepare_gpu(ort: Any) -> None:
+    """Loads CUDA and cuDNN where they came as Python packages, and keeps ONNX Runtime quiet about
+    what it cannot load: `_unusable` tells it."""
+    ort.set_default_logger_severity(_FATAL)
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+
+
+def _unusable(ort: Any, provider: str, error: Exception | None = None) -> ConfigError:
+    """Why ONNX Runtime cannot use a provider that it has: mostly a library that is not there."""
+    kind = provider.removesuffix("ExecutionProvider").lower()
+    folder = Path(ort.__file__).parent / "capi"
+    reason = _one_line(error) if error else "it gave no reason"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{kind}.so"))
+    except OSError as missing:
+        reason = _one_line(missing)
+    return ConfigError(
+        f"ONNX Runtime {ort.__version__} cannot use {provider} here: {reason}",
+        hint="it needs the CUDA, cuDNN and TensorRT that it was built for: docs/engines.md",
+        found=reason,
+        expected=provider,
+    )
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
