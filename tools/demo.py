@@ -65,13 +65,13 @@ def split(folder: Path) -> tuple[Photos, Photos, Photos]:
 def embeddings(box: Box, photos: Photos, what: str) -> dict[str, np.ndarray]:
     paths = [(str(path), path) for paths in photos.values() for path in paths]
     rows = []
-    for source, row in tracked(box.embed(paths), what, len(paths)):
+    for source, row in tracked(box.embed(paths, box.settings.predict_views), what, len(paths)):
         if isinstance(row, AccrueError):
             console.print(f"left out: {row.message}")
         rows.append((source, row))
     by_path = {source: row for source, row in rows if not isinstance(row, AccrueError)}
     return {
-        name: np.array([by_path[str(p)] for p in paths if str(p) in by_path])
+        name: np.array([by_path[str(p)].mean(axis=0) for p in paths if str(p) in by_path])
         for name, paths in photos.items()
     }
 

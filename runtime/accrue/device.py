@@ -128,6 +128,12 @@ class Device:
         return full if longer else found.version
 
     @property
+    def gpu_title(self) -> str:
+        """The GPU in a few words; "" where there is none."""
+        found = self.gpu
+        return f"{found.name} (SM {found.compute_capability or 'unknown'})" if found else ""
+
+    @property
     def jetson(self) -> bool:
         return bool(self.l4t)
 

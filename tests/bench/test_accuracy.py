@@ -321,6 +321,7 @@ def test_a_run_says_in_one_line_what_is_wrong(
         (["run", tmp_path / "none.npz"], "no file"),
         (["run", tmp_path / "short.npz"], "has no train_labels, test, test_labels, names"),
         (["run", tmp_path / "plain.npz", "--protocol", "base-to-new"], "needs the key `text`"),
+        (["run", tmp_path / "plain.npz", "--setting", "7"], "no such method or setting"),
         (["run"], "either FILE.npz, or --train DIR and --test DIR"),
     ):
         assert run(*words, "-o", tmp_path / "out") == 1

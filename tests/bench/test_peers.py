@@ -67,8 +67,8 @@ def test_a_seed_decides_everything(kind: type[Peer], train: Split, test: Split) 
     """Two peers of one seed give the same scores; without `seeded`, so do two of other seeds."""
     scores = [kind(seed).fit(*train).scores(test[0]) for seed in (4, 4, 5)]
     assert (scores[0] == scores[1]).all()
-    if not (kind.seeded or kind.joint or kind is FeTril):  # the last choose C by the seed
-        assert (scores[0] == scores[2]).all()
+    if not kind.seeded:
+        np.testing.assert_allclose(scores[0], scores[2], atol=0.02)  # liblinear mixes by the seed
 
 
 @pytest.mark.parametrize("kind", PEERS, ids=lambda kind: kind.name)
@@ -442,17 +442,10 @@ def test_a_joint_reference_is_scikit_learns_own_fit(
     wide = np.hstack([flat(rows), 0.1 * rng.normal(size=(len(rows), 40))])
     queries = np.hstack([flat(test[0]), 0.1 * rng.normal(size=(len(test[0]), 40))])
     peer = in_sessions(kind(seed=1, c=3.0), wide, labels, [0, 1, 2], [3, 4])
-    model = kind(seed=1)._model(3.0).set_params(tol=1e-7, max_iter=20_000)
+    model = kind(seed=1, c=3.0)._model().set_params(tol=1e-7, max_iter=20_000)
     centre = wide.mean(axis=0)
     direct = model.fit(wide - centre, labels).decision_function(queries - centre)
     np.testing.assert_allclose(peer.scores(queries), direct, atol=0.02)
-
-
-def test_a_joint_reference_chooses_c_on_training_rows(train: Split) -> None:
-    """C is one of its list, and the middle one where no class has two rows."""
-    assert Logistic().fit(*train).c in Logistic.CS
-    single = blobs(0, each=1)
-    assert LinearSvm().fit(*single).c == LinearSvm.CS[1]
 
 
 def test_zero_shot_needs_text(train: Split) -> None:

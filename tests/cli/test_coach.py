@@ -274,6 +274,10 @@ def test_a_relabelling_that_makes_the_answers_worse_is_held_back_unless_forced(
     assert accrue("class", "list", "--json").json["digest"] != before
 
 
-def test_a_merge_that_does_no_harm_goes_through(accrue: Any, taught: Photos) -> None:
-    """The guard looks and lets it pass."""
-    assert accrue("class", "merge", "kind-2", "kind-1").code == 0
+def test_a_merge_that_does_no_harm_goes_through(accrue: Any, samples: Photos) -> None:
+    """Two halves of one thing: the guard looks and lets it pass."""
+    for name, paths in samples.items():
+        accrue("class", "teach", name, *paths[:5])
+    accrue("class", "teach", "more gears", *samples["spur-gear"][5:])
+    accrue("class", "teach", "wing-nut", *samples["wing-nut"][5:])
+    assert accrue("class", "merge", "more gears", "spur-gear").code == 0

@@ -24,6 +24,7 @@ from accrue.vision.engines import Engine, EngineFolder, EngineKey, Plan, Profile
 
 SPACE = "5" * 64
 PARITY = Parity(0.9995, 0.9999, True)
+GPU = "NVIDIA GeForce RTX 4090 (SM 8.9)"
 KEY = EngineKey("a" * 64, Profile(), "tensorrt-rtx", "1.7.1.116", "x86_64")
 
 
@@ -67,7 +68,7 @@ def test_the_engine_that_served_is_kept_as_the_previous_one(folder: EngineFolder
         plan(), other, encoder="other", space_id="6" * 64, file="encoder.onnx", build_s=1.0
     )
     for engine in (elsewhere, *engines):
-        folder.activate(engine, PARITY)
+        folder.activate(engine, PARITY, on=GPU)
     serving = folder.serving(SPACE, "tensorrt-rtx")
     assert [e.stem for e in serving] == [engines[2].stem, engines[1].stem]
     assert serving[0].parity == PARITY
@@ -75,14 +76,14 @@ def test_the_engine_that_served_is_kept_as_the_previous_one(folder: EngineFolder
 
 
 def test_one_that_fails_later_makes_room_for_the_previous_one(folder: EngineFolder) -> None:
-    first, second = (folder.activate(written(folder, c), PARITY) for c in (b"1", b"2"))
+    first, second = (folder.activate(written(folder, c), PARITY, on=GPU) for c in (b"1", b"2"))
     folder.deactivate(second)
     assert [e.stem for e in folder.serving(SPACE, "tensorrt-rtx")] == [first.stem]
 
 
 def test_activating_again_forgets_no_previous_one(folder: EngineFolder) -> None:
-    first, second = (folder.activate(written(folder, c), PARITY) for c in (b"1", b"2"))
-    folder.activate(second, PARITY)
+    first, second = (folder.activate(written(folder, c), PARITY, on=GPU) for c in (b"1", b"2"))
+    folder.activate(second, PARITY, on=GPU)
     stems = [e.stem for e in folder.serving(SPACE, "tensorrt-rtx")]
     assert stems == [second.stem, first.stem]
 
@@ -129,7 +130,7 @@ def test_an_engine_with_a_broken_sidecar_is_not_used_but_listed(
     folder: EngineFolder, defect: str
 ) -> None:
     """`clean` takes both files away."""
-    engine = folder.activate(written(folder), PARITY)
+    engine = folder.activate(written(folder), PARITY, on=GPU)
     sidecar = folder.plan_path(engine).with_suffix(".json")
     sidecar.write_bytes(SIDECARS[defect](json.loads(sidecar.read_text())))
     assert folder.engines() == []
@@ -144,10 +145,10 @@ def test_a_broken_list_of_active_engines_is_an_empty_one(
     folder: EngineFolder, content: bytes
 ) -> None:
     """The engines stay; `accrue engine verify` lets one serve again."""
-    engine = folder.activate(written(folder), PARITY)
+    engine = folder.activate(written(folder), PARITY, on=GPU)
     (folder.path / "active.json").write_bytes(content)
     assert folder.serving(SPACE, "tensorrt-rtx") == []
-    folder.activate(engine, PARITY)
+    folder.activate(engine, PARITY, on=GPU)
     assert [e.stem for e in folder.serving(SPACE, "tensorrt-rtx")] == [engine.stem]
 
 
@@ -174,7 +175,7 @@ def failing(at: int) -> FileSteps:
 def test_a_full_disk_leaves_no_engine_and_the_active_one_serves(tmp_path: Path, at: int) -> None:
     """At each of the four steps of plan and of sidecar: one clear line, no half of an engine."""
     path = tmp_path / "engines"
-    active = EngineFolder(path).activate(written(EngineFolder(path)), PARITY)
+    active = EngineFolder(path).activate(written(EngineFolder(path)), PARITY, on=GPU)
     before = sorted(p.name for p in path.iterdir())
     with pytest.raises(StoreFull, match="no room left to write") as raised:
         written(EngineFolder(path, steps=failing(at)), b"y" * 5000)
@@ -198,7 +199,7 @@ for i in itertools.count():
         engine = folder.write(
             plan, key, encoder="tiny", space_id={SPACE!r}, file="encoder.onnx", build_s=1.0
         )
-        folder.activate(engine, Parity(0.9995, 0.9999, True))
+        folder.activate(engine, Parity(0.9995, 0.9999, True), on="GPU")
         folder.clean()
     if not i:
         print("go", flush=True)
@@ -251,7 +252,7 @@ def test_cleaning_keeps_what_serves_what_served_and_what_waits_for_its_check(
     folder: EngineFolder,
 ) -> None:
     old, previous, active = (
-        folder.activate(written(folder, c), PARITY) for c in (b"1", b"2", b"3")
+        folder.activate(written(folder, c), PARITY, on=GPU) for c in (b"1", b"2", b"3")
     )
     waiting = [written(folder, c) for c in (b"4", b"5")]
     (folder.path / ".left.plan.12345678.tmp").write_bytes(b"half")
@@ -265,7 +266,7 @@ def test_cleaning_keeps_what_serves_what_served_and_what_waits_for_its_check(
 
 
 def test_cleaning_everything_leaves_nothing_that_serves(folder: EngineFolder) -> None:
-    folder.activate(written(folder), PARITY)
+    folder.activate(written(folder), PARITY, on=GPU)
     folder.record(KEY, PARITY)
     folder.provider_cache(KEY)
     folder.clean(everything=True)

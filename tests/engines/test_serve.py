@@ -62,7 +62,7 @@ def placed(folder: EngineFolder, bundle: Bundle, device: Device, flavour: str) -
         file="encoder.onnx",
         build_s=90.0,
     )
-    return folder.activate(engine, PARITY)
+    return folder.activate(engine, PARITY, on=device.gpu_title)
 
 
 def test_an_engine_of_this_device_fits_and_one_of_another_tensorrt_does_not(
@@ -128,6 +128,23 @@ def test_an_engine_of_another_file_of_the_bundle_does_not_fit(
     )
     key = replace(engine.key, onnx_sha256="c" * 64)
     assert "built from another encoder (cccc" in mismatch(replace(engine, key=key), bundle, device)
+
+
+def test_a_portable_engine_is_checked_again_on_another_gpu(
+    folder: EngineFolder, bundle: Bundle
+) -> None:
+    """Its key is the same there; its embeddings need not be."""
+    first = recorded("rtx-4090")
+    assert first.gpu is not None
+    engine = placed(folder, bundle, first, "tensorrt-rtx")
+    other = replace(first.gpu, name="NVIDIA GeForce RTX 3060", compute_capability="8.6")
+    second = replace(first, gpu=other)
+    assert mismatch(engine, bundle, second) == ""
+    assert str(choose(bundle, second, folder)[0].why_not("tensorrt-rtx")) == (
+        f"engine {engine.stem} passed the golden check on NVIDIA GeForce RTX 4090 (SM 8.9), and "
+        "not yet on NVIDIA GeForce RTX 3060 (SM 8.6); accrue engine verify"
+    )
+    assert choose(bundle, first, folder)[1]["tensorrt-rtx"] == engine
 
 
 def test_an_engine_that_was_not_checked_does_not_serve(

@@ -102,6 +102,7 @@ def test_texts_that_are_hard_to_split_have_open_clips_ids(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two exports of a real tower
 @pytest.mark.parametrize(("name", "dim"), [("MobileCLIP2-S0", 512), ("ViT-B-16", 512)])
 def test_a_real_tower_gives_torchs_vectors_and_the_same_bytes_twice(name: str, dim: int) -> None:
     model = seeded(name)

@@ -211,6 +211,8 @@ def test_the_likest_row_is_the_one_of_greatest_cosine() -> None:
     ("before", "after", "passes"),
     [
         (Measured(0.90, 100), Measured(0.89, 100), True),
+        (Measured(1.00, 24), Measured(23 / 24, 24), True),  # one shot
+        (Measured(0.90, 9000), Measured(0.87, 9000), False),
         (Measured(0.90, 100), Measured(0.80, 100), False),
         (Measured(0.80, 100), Measured(0.90, 100), True),
         (Measured(1.00, 5), Measured(0.20, 5), True),  # too few to say

@@ -140,7 +140,8 @@ def test_with_photos_it_teaches_both_and_json_tells_both(
         f'taught "bolt" by name: "{prompt}"',
         'taught "bolt": 1 shot, 1 row',
     ]
-    lines = accrue("class", "teach", "bolt", photo, "--by-name", "--jsonl").out.splitlines()
+    other = photo_file("b.jpg", seed=2)
+    lines = accrue("class", "teach", "bolt", other, "--by-name", "--jsonl").out.splitlines()
     assert [sorted(json.loads(line)) for line in lines] == [
         ["by_name", "class", "schema"],
         ["class", "path", "schema", "shot"],

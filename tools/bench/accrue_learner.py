@@ -11,7 +11,7 @@ from peers.base import Floats, Labels, Peer
 
 find_accrue()
 
-from accrue.learn import Calibration, Choice, State, choose, quantise  # noqa: E402
+from accrue.learn import Calibration, Choice, State, choose, leave_one_out, quantise  # noqa: E402
 from accrue.learn.decision import UNKNOWN  # noqa: E402
 from accrue.learn.leave_one_out import familiarity  # noqa: E402
 
@@ -27,6 +27,7 @@ class AccrueLearner(Peer):
         self.state: State | None = None
         self.shots: list[tuple[str, Any]] = []
         self._choice: Choice | None = None
+        self.views: int | None = None  # of a query: of the first one, if it was asked before taught
 
     def partial_fit(self, rows: NDArray[Any], labels: Labels) -> None:
         rows = rows[:, None] if rows.ndim == 2 else rows
@@ -42,7 +43,7 @@ class AccrueLearner(Peer):
         assert self.state is not None
         if self._choice is None:
             texts = {} if self.text is None else {_id(c): self.text[c] for c in self.classes}
-            self._choice = choose(self.state, self.shots, texts=texts)
+            self._choice = choose(self.state, self.shots, texts=texts, views=self.views)
         return self._choice
 
     def name_classes(self, labels: list[int]) -> None:
@@ -52,9 +53,9 @@ class AccrueLearner(Peer):
 
     def scores(self, x: NDArray[Any]) -> Floats:
         x = x[:, None] if x.ndim == 2 else x
-        flat = self.choice.served.scores(x.reshape(-1, x.shape[2]))
-        mean: Floats = flat.reshape(len(x), x.shape[1], -1).mean(axis=1)
-        return mean[:, np.argsort([int(c) for c in self.choice.served.ids])]
+        self.views = self.views or x.shape[1]
+        scores = self.choice.served.scores(x.mean(axis=1))
+        return scores[:, np.argsort([int(c) for c in self.choice.served.ids])]
 
     def known(self, x: NDArray[Any]) -> tuple[Floats, NDArray[np.bool_]]:
         """How much like what was taught each query is, to rank by, and which are refused."""
@@ -66,7 +67,7 @@ class AccrueLearner(Peer):
 
     def suspects(self) -> Labels:
         """Positions of the shots, those to look at first in front."""
-        left_out = self.choice.left_out
+        left_out = leave_one_out(self.choice.served, self.shots)
         return left_out.shots[np.argsort(left_out.margin, kind="stable")]
 
     def digest(self) -> str:

@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("data", nargs="?", type=Path, metavar="FILE.npz")
     several = {"action": "extend", "nargs": "+", "default": [], "metavar": "NAME"}
     command.add_argument("--protocol", choices=list(PROTOCOLS), **several)
+    command.add_argument("--setting", help="as in the tables; all", **several)
     methods = [*METHODS, ZeroShot.name, *SIMPLE_SCORES]
     command.add_argument("--method", choices=methods, help="all", **several)
     command.add_argument("--again", choices=methods, help="measure anew", **several)
@@ -135,9 +136,12 @@ def run(args: argparse.Namespace) -> int:
         (PROTOCOLS[name](options), cell)
         for name in args.protocol or PROTOCOLS
         for cell in cells(PROTOCOLS[name](options), data, args.method, seeds)
+        if not args.setting or cell.setting in args.setting
     ]
     if data.text is None and "base-to-new" in args.protocol:
         raise ValueError("base-to-new needs the key `text`: one vector for each name")
+    if not waiting:
+        raise ValueError("nothing to measure: no such method or setting in these protocols")
     log = Log(args.out / "results.jsonl", data, options, set(args.again))
     for done, (protocol, cell) in enumerate(waiting, 1):
         if cell.key() in log.found:

@@ -34,7 +34,7 @@ def rows_of(folder: Path, bundle: Path | None, cache: Path | None) -> tuple[Rows
             if isinstance(row, AccrueError):
                 progress(f"left out: {row.message}")
                 continue
-            made.append(row)
+            made.append(row[0])
             labels.append(name)
             if len(made) % 500 == 0:
                 progress(f"{len(made)} of {len(photos)}: {source}")

@@ -18,7 +18,10 @@ from accrue.errors import error_object
 if TYPE_CHECKING:
     from accrue.service.box import Explanation, Prediction
 
-HeadName = Annotated[str | None, typer.Option("--head", help="auto, prototype, gaussian or ridge.")]
+HeadName = Annotated[
+    str | None,
+    typer.Option("--head", help="auto, cosine, gaussian, ridge, prototype, random or fused."),
+]
 Reject = Annotated[
     float | None, typer.Option(help="Share of known objects that may be called unknown.")
 ]

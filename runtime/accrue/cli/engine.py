@@ -175,6 +175,7 @@ def summary(engine: Engine) -> dict[str, Any]:
         "built_at": engine.built_at,
         "build_s": engine.build_s,
         "key": engine.key.document(),
+        "checked_on": engine.checked_on,
         "parity": None if engine.parity is None else asdict(engine.parity),
     }
 

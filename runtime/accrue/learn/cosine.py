@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accrue.errors import RowsError, UsageError
-from accrue.learn.gaussian import Gaussian, GaussianServed, Without
+from accrue.learn.gaussian import Gaussian, GaussianServed, Picked, Without
 from accrue.learn.served import Served
 from accrue.learn.state import State
 from accrue.learn.statistics import Floats, Rows
@@ -76,7 +76,7 @@ class _CosineServed(GaussianServed):
         if self._texts:
             self._blend(cosine)
         self._sum_of_means: Floats = self.means.sum(axis=0)
-        self._centred: tuple[float, Floats] | None = None  # m . R m, and M R m of all means
+        self._inverse_lengths: Floats | None = None
 
     def _blend(self, cosine: Cosine) -> None:
         """Lets texts into the means, after the covariance has been taken about those of rows."""
@@ -110,23 +110,30 @@ class _CosineServed(GaussianServed):
         centre: Floats = self._sum_of_means / len(self)
         return centre
 
-    def _scores(self, x: Floats) -> Floats:
-        if not self.ids:
-            return np.empty((len(x), 0))
-        centre = self.centre
-        y = x - centre
-        if self._centred is None:  # the centre rides along, in the same pass over the means
-            image = self.inverse @ np.vstack([y, centre])
-            dots = image @ self.means.T
-            self._centred = float(image[-1] @ centre), dots[-1].copy()
-            image, dots = image[:-1], dots[:-1]
-        else:
-            image = self.inverse @ y
-            dots = image @ self.means.T
-        square, against = self._centred
+    @property
+    def _origin(self) -> Floats:
+        return self.centre
+
+    def _finish(self, y: Floats, image: Floats, dots: Floats, pick: Picked = slice(None)) -> Floats:
         own = np.einsum("nd,nd->n", image, y)
-        lengths = self.quadratic - 2 * against + square
-        return _cosine(dots - (image @ centre)[:, None], self.quadratic, lengths, own)
+        offset = (image @ self.centre)[:, None]
+        found: Floats = (dots - offset) * self._shortening[pick] / np.sqrt(_positive(own))[:, None]
+        return np.clip(found, -1.0, 1.0)
+
+    def _lift(self, y: Floats) -> float:
+        own = float(np.einsum("nd,nd->n", self.inverse @ y, y)[0])
+        return float(self._shortening.max()) / math.sqrt(max(own, 1e-300))
+
+    @property
+    def _shortening(self) -> Floats:
+        """One over the length of each centred and whitened mean: float64 (n_classes,)."""
+        if self._inverse_lengths is None:
+            centre = self.centre
+            image = self.inverse @ centre
+            squares = self.quadratic
+            lengths = squares - 2 * (self.means @ image) + float(image @ centre)
+            self._inverse_lengths = _one_over_root(lengths, squares)
+        return self._inverse_lengths
 
     def follow(self, state: State, class_id: str, rows: Rows, sign: int) -> bool:
         if self._texts:
@@ -134,7 +141,7 @@ class _CosineServed(GaussianServed):
         before = self._mean_of(class_id)
         followed = super().follow(state, class_id, rows, sign)
         self._sum_of_means += self._mean_of(class_id) - before
-        self._centred = None
+        self._inverse_lengths = None
         return followed
 
     def _mean_of(self, class_id: str) -> Floats:
@@ -167,16 +174,16 @@ class _CosineServed(GaussianServed):
         dots[:, k] = left.dot(y, own_class)
         lengths[k] = squares[k] = left.dot(own_class, own_class)
         own = np.array([left.dot(one, one) for one in y])
-        return _cosine(dots, squares, lengths, own)
+        found: Floats = dots * _one_over_root(lengths, squares) / np.sqrt(_positive(own))[:, None]
+        return np.clip(found, -1.0, 1.0)
 
 
-def _cosine(dots: Floats, squares: Floats, lengths: Floats, own: Floats) -> Floats:
-    """Cosines from inner products (n, C) and squared lengths; 0 where a length is rounding alone.
-
-    Args:
-        squares: of the means before the centre was taken off. lengths: after. own: of the queries.
-    """
+def _one_over_root(lengths: Floats, squares: Floats) -> Floats:
+    """Of squared lengths, 0 where they are rounding alone; `squares`: before centring."""
     there = lengths > 1e-9 * squares
-    lengths = np.where(there, lengths, 1.0)
-    found: Floats = dots * (there / np.sqrt(lengths)) / np.sqrt(np.maximum(own, 1e-300))[:, None]
-    return np.clip(found, -1.0, 1.0)
+    found: Floats = there / np.sqrt(np.where(there, lengths, 1.0))
+    return found
+
+
+def _positive(squares: Floats) -> Floats:
+    return np.maximum(squares, 1e-300)

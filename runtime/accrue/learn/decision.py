@@ -16,6 +16,7 @@ from accrue.learn.leave_one_out import LeftOut, familiarity
 from accrue.learn.statistics import Floats
 
 SURE, MAYBE, UNKNOWN, NOT_READY = "sure", "maybe", "unknown", "not_ready"
+MOST_TOLD = 5  # alternatives: more are no help to a person
 LEAST_SHOTS = 5  # left-out shots below which a spread cannot be told
 
 
@@ -67,11 +68,11 @@ class Calibration:
     def ready(self) -> bool:
         return min(len(self._known), len(self._margin)) >= LEAST_SHOTS
 
-    def decide(self, scores: Floats, ids: list[str], most: int = 5) -> Decision:
+    def decide(self, scores: Floats, ids: list[str], most: int = MOST_TOLD) -> Decision:
         """The answer to one query.
 
         Args:
-            scores: float64 (n_classes,), of one query (averaged over its views).
+            scores: float64, of one query: of all classes, or of the best as of `Served.top`.
             ids: class id of each.
             most: how many alternatives to tell at most.
         """

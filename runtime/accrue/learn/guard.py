@@ -36,18 +36,28 @@ class Verdict:
 def compare(before: Measured, after: Measured, allowed: float = ALLOWED) -> Verdict:
     """Whether `after` may replace `before`.
 
-    Each share may fall by `allowed` at most. One that either side lacks decides nothing, and so
-    does left-out accuracy over fewer than `LEAST_SHOTS` shots.
+    Each share may fall by `allowed` at most, left-out accuracy by its standard error more: a shot
+    or two of luck is no fall. A share that either side lacks decides nothing, and so does left-out
+    accuracy over fewer than `LEAST_SHOTS` shots.
 
     >>> compare(Measured(0.92, 200), Measured(0.85, 200)).reason
     'accuracy on kept shots would fall from 92.0 % to 85.0 %'
     """
-    fallen = []
     enough = min(before.shots, after.shots) >= LEAST_SHOTS
-    for what, old, new in (
-        ("accuracy on kept shots", before.accuracy, after.accuracy if enough else math.nan),
-        ("zero-shot agreement", before.zero_shot, after.zero_shot),
-    ):
-        if old - new > allowed:  # false where one is nan
-            fallen.append(f"{what} would fall from {old:.1%} to {new:.1%}".replace("%", " %"))
+    luck = _standard_error(before.accuracy, before.shots) if enough else math.nan
+    fallen = [
+        f"{what} would fall from {100 * old:.1f} % to {100 * new:.1f} %"
+        for what, old, new, bar in (
+            ("accuracy on kept shots", before.accuracy, after.accuracy, allowed + luck),
+            ("zero-shot agreement", before.zero_shot, after.zero_shot, allowed),
+        )
+        if old - new > bar  # false where one is nan
+    ]
     return Verdict(not fallen, "; ".join(fallen))
+
+
+def _standard_error(share: float, n: int) -> float:
+    """Of a share of n, with one case of either kind added (Agresti and Coull 1998): a share of 1
+    among few is not certain."""
+    p = (share * n + 1) / (n + 2)
+    return math.sqrt(p * (1 - p) / (n + 2))

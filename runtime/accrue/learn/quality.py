@@ -65,7 +65,7 @@ def quality(left_out: LeftOut, class_ids: Sequence[str], state: State) -> list[C
     than `GOOD` of them are right without being one rival's; and else it has enough.
 
     Args:
-        left_out: of all kept shots, under the served head.
+        left_out: `leave_one_out` of all kept shots, under the served head.
         class_ids: the class of each kept shot.
     """
     margins = left_out.margin

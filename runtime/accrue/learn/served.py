@@ -150,6 +150,20 @@ class Served:
     def _scores(self, x: Floats) -> Floats:
         raise NotImplementedError
 
+    def top(self, x: NDArray[Any], most: int) -> tuple[NDArray[np.intp], Floats]:
+        """The best classes of one query, without telling the scores of all.
+
+        Args:
+            x: float (dim,).
+
+        Returns:
+            Positions in `ids` of the `most` best classes (all where there are fewer), best first,
+            and their scores, as `scores` gives them.
+        """
+        scores = self.scores(np.asarray(x)[None])[0]
+        order = best_of(scores, most)
+        return order, scores[order]
+
     def describe(self) -> str:
         """Name and the parameters in force, for people."""
         raise NotImplementedError
@@ -242,6 +256,16 @@ class Served:
             self.ids[k] = self.ids[last]
             self.index[self.ids[k]] = k
         self.ids.pop()
+
+
+def best_of(scores: Floats, most: int) -> NDArray[np.intp]:
+    """Positions of the largest values of float64 (n,), largest first, ties in their order."""
+    if most < len(scores):
+        least = np.partition(scores, -most)[-most]
+        chosen = np.flatnonzero(scores >= least)
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")[:most]]
 
 
 def scatter_change(x: Floats, n: float, mean: Floats, sign: int) -> Floats:

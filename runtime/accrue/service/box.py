@@ -16,8 +16,17 @@ from numpy.typing import NDArray
 from accrue.bundle import Bundle, default_bundle_path
 from accrue.device import Device, describe
 from accrue.errors import AccrueError, Conflict, FutureVersion, NotFound, Refused, StoreCorrupt
-from accrue.learn import Calibration, Choice, Decision, State, choose, leave_one_out, quantise
-from accrue.learn.decision import UNKNOWN
+from accrue.learn import (
+    Calibration,
+    Choice,
+    Decision,
+    LeftOut,
+    State,
+    choose,
+    leave_one_out,
+    quantise,
+)
+from accrue.learn.decision import MOST_TOLD, UNKNOWN
 from accrue.learn.explain import nearest
 from accrue.learn.groups import LEAST_SHOTS, two_groups
 from accrue.learn.guard import Measured, compare
@@ -51,6 +60,7 @@ from accrue.vision.encode import BundleEncoder
 from accrue.vision.engines import EngineFolder, Serving, serve
 from accrue.vision.engines.selection import ONNX_CPU
 from accrue.vision.text import TextEncoder
+from accrue.vision.views import short_side
 
 Image = NDArray[np.uint8]
 BATCH = 8
@@ -168,7 +178,15 @@ class Learned:
 
     @cached_property
     def choice(self) -> Choice:
-        return choose(self.state, self.shots, self.settings.chosen_head())
+        settings = self.settings
+        return choose(
+            self.state,
+            self.shots,
+            settings.chosen_head(),
+            texts=self.texts,
+            views=settings.predict_views,
+            random_features=settings.random_features,
+        )
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -177,11 +195,16 @@ class Learned:
     def decide(self, embeddings: NDArray[Any]) -> list[Decision]:
         """One decision for each embedding, float (n, dim)."""
         served = self.choice.served
-        scores = served.scores(embeddings)
         if not self.refusals:
-            return [self.calibration.decide(one, served.ids) for one in scores]
+            return [self._best(one) for one in embeddings]
+        scores = served.scores(embeddings)
         allowed = self.refusals.allowed(embeddings, served.ids)
         return [self._decided(one, may) for one, may in zip(scores, allowed, strict=True)]
+
+    def _best(self, embedding: NDArray[Any]) -> Decision:
+        served = self.choice.served
+        best, scores = served.top(embedding, MOST_TOLD)
+        return self.calibration.decide(scores, [served.ids[k] for k in best])
 
     def _decided(self, scores: Floats, allowed: NDArray[np.bool_]) -> Decision:
         """The answer among the classes that are allowed; unknown where none is."""
@@ -190,6 +213,11 @@ class Learned:
             scores[allowed], [c for c, may in zip(ids, allowed, strict=True) if may]
         )
         return replace(left, verdict=UNKNOWN, score=0.0) if ids and not allowed.any() else left
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """Each kept shot left out by itself: what the coach and the guard go by."""
+        return leave_one_out(self.choice.served, self.shots)
 
     @cached_property
     def refusals(self) -> Refusals:
@@ -344,11 +372,11 @@ class Box:
         self.require_same_space()
         teaching: Teaching | None = None
         screen: Screen | None = None
-        for source, image, row in self._embedded(images):
+        for source, image, row in self._embedded(images, self.settings.views):
             if isinstance(row, AccrueError):
                 yield Receipt("", source, teaching.class_name if teaching else name, 0, row)
                 continue
-            rows = quantise(row[None])
+            rows = quantise(row)
             screen = screen or self._screen(name)
             if skipped := screen.skips(image, rows):
                 label = teaching.class_name if teaching else name
@@ -402,7 +430,7 @@ class Box:
         """Says what each image shows."""
         self.require_same_space()
         learned = self.learned()
-        for source, _, row in self._embedded(images):
+        for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 yield Prediction(source, "", "", float("nan"), float("nan"), (), row)
                 continue
@@ -415,7 +443,7 @@ class Box:
         self.require_same_space()
         learned = self.learned()
         store = self.reading()
-        for source, _, row in self._embedded(images):
+        for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 nothing = Prediction(source, "", "", float("nan"), float("nan"), (), row)
                 yield Explanation(nothing, (), ())
@@ -441,28 +469,44 @@ class Box:
                 named(source, decision, learned.names), tuple(reasons), tuple(refused)
             )
 
-    def embed(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[tuple[str, Any]]:
-        """(source, float32 (dim,) embedding or AccrueError) of each image."""
-        for source, _, row in self._embedded(images):
+    def embed(
+        self, images: Iterable[tuple[str, Path | Image]], views: int = 1
+    ) -> Iterator[tuple[str, Any]]:
+        """(source, float32 (views, dim) unit-length embeddings or AccrueError) of each image."""
+        for source, _, row in self._embedded(images, views):
             yield source, row
 
-    def _embedded(
+    def _asked(
         self, images: Iterable[tuple[str, Path | Image]]
+    ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
+        """As `_embedded`, with the mean of the views that a query is made of: float32 (dim,)."""
+        for source, image, rows in self._embedded(images, self.settings.predict_views):
+            if isinstance(rows, AccrueError):
+                yield source, image, rows
+            else:
+                yield source, image, rows.mean(axis=0)
+
+    def _embedded(
+        self, images: Iterable[tuple[str, Path | Image]], views: int
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         for batch in _batches(images):
             ready: list[tuple[str, Image | None, AccrueError | None]] = []
             for source, image in batch:
                 try:
-                    ready.append((source, self._decoded(image), None))
+                    ready.append((source, self._decoded(image, views), None))
                 except AccrueError as error:
                     ready.append((source, None, error))
-            rows = iter(self.encoder.encode([image for _, image, _ in ready if image is not None]))
+            usable = [image for _, image, _ in ready if image is not None]
+            rows = iter(self.encoder.encode_views(usable, views, mirror=self.settings.mirror))
             for source, pixels, failed in ready:
                 yield source, pixels, failed if failed is not None else next(rows)
 
-    def _decoded(self, image: Path | Image) -> Image:
+    def _decoded(self, image: Path | Image, views: int) -> Image:
         if isinstance(image, Path):
-            return decode(image, short_side=self.bundle.manifest.preprocess.resize)
+            preprocess = self.bundle.manifest.preprocess
+            return decode(
+                image, short_side=short_side(preprocess, views, mirror=self.settings.mirror)
+            )
         return image
 
     def _thumbnail(self, image: Image | None) -> bytes | None:
@@ -563,7 +607,7 @@ class Box:
         self.require_same_space()
         self._taught().resolve(name)
         rows = []
-        for source, _, row in self._embedded(images):
+        for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 raise row
             rows.append((source, quantise(row[None])))
@@ -581,8 +625,7 @@ class Box:
         store = self._taught()
         only = None if name is None else store.resolve(name).id
         learned = self.learned()
-        left_out = leave_one_out(learned.choice.served, learned.shots)
-        found = suspects(left_out, learned.classes_of_shots)
+        found = suspects(learned.left_out, learned.classes_of_shots)
         shots = {shot.id: shot for shot in store.shots(name)}
         return [
             SuspectShot(
@@ -601,7 +644,7 @@ class Box:
         learned = self.learned()
         found = {
             q.class_id: q
-            for q in quality(learned.choice.left_out, learned.classes_of_shots, learned.state)
+            for q in quality(learned.left_out, learned.classes_of_shots, learned.state)
         }
         return [report(found[c], learned.names) for c in learned.names if c in found]
 
@@ -661,7 +704,7 @@ class Box:
 
 
 def _measured(learned: Learned) -> Measured:
-    left_out = learned.choice.left_out
+    left_out = learned.left_out
     return Measured(left_out.accuracy, len(left_out))
 
 

@@ -39,8 +39,8 @@ class Screen:
     """
 
     def __init__(self, shots: list[tuple[str, Rows]], duplicates: float, blurred: float) -> None:
-        self._ids = [shot for shot, rows in shots for _ in rows]
-        self._rows = [row for _, rows in shots for row in rows]
+        self._ids = [shot for shot, _ in shots]
+        self._rows = [rows[0] for _, rows in shots]
         self._duplicates = duplicates
         self._blurred = blurred
 
@@ -61,8 +61,8 @@ class Screen:
 
     def keep(self, shot: str, rows: Rows) -> None:
         """Tells of a shot that was taught."""
-        self._ids += [shot] * len(rows)
-        self._rows += list(rows)
+        self._ids.append(shot)
+        self._rows.append(rows[0])
 
     def _kept(self, rows: Rows) -> NDArray[np.int16]:
         return np.array(self._rows, np.int16).reshape(-1, rows.shape[1])

@@ -128,10 +128,11 @@ def embed_folders(
     rows: dict[str, Views] = {}
     labels: dict[str, Labels] = {}
     for part, photos in (("teaching", train), ("testing", test)):
-        kept = list(embedded(box, photos, part, refused, progress))
+        views = box.settings.views if part == "teaching" else box.settings.predict_views
+        kept = list(embedded(box, photos, views, part, refused, progress))
         if not kept:
             raise UsageError(f"not one photo for {part} could be read; found {len(refused)} broken")
-        rows[part] = np.stack([row for _, row in kept])[:, None]
+        rows[part] = np.stack([rows_of for _, rows_of in kept])
         labels[part] = np.array([names.index(name) for name, _ in kept], np.intp)
     return (
         Embeddings(
@@ -144,17 +145,19 @@ def embed_folders(
 def embedded(
     box: Box,
     photos: dict[str, list[Path]],
+    views: int,
     what: str,
     refused: list[dict[str, Any]],
     progress: Progress,
 ) -> Iterable[tuple[str, Any]]:
-    """(class name, float32 (dim,)) of each photo; those that cannot be read go to `refused`."""
+    """(class name, float32 (views, dim)) of each photo; what cannot be read goes to `refused`."""
     total = sum(len(paths) for paths in photos.values())
     names = [name for name, paths in photos.items() for _ in paths]
     images = ((str(path), path) for paths in photos.values() for path in paths)
-    for done, (name, (source, row)) in enumerate(zip(names, box.embed(images), strict=True), 1):
+    rows = zip(names, box.embed(images, views), strict=True)
+    for done, (name, (source, found)) in enumerate(rows, 1):
         progress(what, done, total)
-        if isinstance(row, AccrueError):
-            refused.append({"path": source, "error": error_object(row)})
+        if isinstance(found, AccrueError):
+            refused.append({"path": source, "error": error_object(found)})
             continue
-        yield name, row
+        yield name, found

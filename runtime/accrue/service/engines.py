@@ -221,4 +221,4 @@ class Engines:
             raise
         finally:
             encoder.close()
-        return self.folder.activate(engine, parity)
+        return self.folder.activate(engine, parity, on=self.device.gpu_title)

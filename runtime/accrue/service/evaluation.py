@@ -108,8 +108,8 @@ def evaluate(
             hint="rename the folders, or teach from a folder with --train DIR",
             path=str(test),
         )
-    photos = embedded(box, tests, "testing", result.refused, progress)
-    _score(learned, ((name, row[None]) for name, row in photos), result)
+    views = box.settings.predict_views
+    _score(learned, embedded(box, tests, views, "testing", result.refused, progress), result)
     return result
 
 
@@ -210,8 +210,9 @@ def _taught(
     state = State(manifest.space_id, manifest.dim)
     kept: list[tuple[str, Rows]] = []
     began = time.perf_counter()
-    for name, row in embedded(box, photos, "teaching", result.refused, progress):
-        rows = quantise(row[None])
+    views = box.settings.views
+    for name, row in embedded(box, photos, views, "teaching", result.refused, progress):
+        rows = quantise(row)
         state.add(name, rows)
         kept.append((name, rows))
     result.shots = len(kept)

@@ -115,10 +115,8 @@ def taught(data: Embeddings, at: Labels, labels: Labels, settings: Settings) -> 
 
 
 def scored(learned: Learned, x: NDArray[Any]) -> Floats:
-    """Scores of queries (m, views, dim), averaged over their views: float64 (m, n_classes)."""
-    flat = learned.choice.served.scores(x.reshape(-1, x.shape[2]))
-    mean: Floats = flat.reshape(len(x), x.shape[1], -1).mean(axis=1)
-    return mean
+    """Scores of the mean of each query's views, (m, views, dim): float64 (m, n_classes)."""
+    return learned.choice.served.scores(x.mean(axis=1))
 
 
 def answers(learned: Learned, x: NDArray[Any]) -> tuple[Labels, Floats, list[str]]:

@@ -16,14 +16,16 @@ from typing import Any
 import yaml
 
 from accrue.errors import ConfigError
-from accrue.learn import HEADS, Gaussian, Head, Prototype, Ridge
+from accrue.learn import HEADS, Cosine, Fused, Gaussian, Head, Prototype, RandomFeatures, Ridge
 from accrue.learn.guard import ALLOWED
+from accrue.learn.random_features import LARGEST_WIDTH
 from accrue.store.memory import DEFAULT_MEMORY_BYTES
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
 from accrue.vision.engines.selection import CANDIDATES
 
 AUTO = "auto"
 LARGEST_FILE_BYTES = 1 << 20
+_YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
 
 
 def default_state() -> Path:
@@ -58,9 +60,13 @@ class Settings:
 
     state: Path = _made("folder of the learned state", default_state)
     bundle: Path | None = _key("encoder bundle, folder or file; unset: the default one", None)
-    head: str = _key("auto, prototype, gaussian or ridge", AUTO)
-    shrinkage: float | None = _key("of the gaussian head, 0 to 1; unset: by rule", None)
-    ridge: float | None = _key("strength of the ridge head; unset: cross-validated", None)
+    views: int = _key("views of a shot, 1 to 16", 10)
+    predict_views: int = _key("views that a query is the mean of, 1 to 16", 2)
+    mirror: bool = _key("whether left and right may be exchanged in views", True)
+    head: str = _key("auto, cosine, gaussian, ridge, prototype, random or fused", AUTO)
+    shrinkage: float | None = _key("of the cosine and gaussian heads; unset: by rule", None)
+    ridge: float | None = _key("strength of the ridge heads; unset: cross-validated", None)
+    random_features: int = _key("of a random-feature head that competes too; 0: none", 0)
     reject: float = _key("share of known objects that may be called unknown, 0 to 0.5", 0.05)
     budget: int = _key(
         "rows kept per class; others are folded into its statistics", DEFAULT_BUDGET_ROWS
@@ -84,11 +90,16 @@ class Settings:
 
     def chosen_head(self) -> Head | None:
         """The head to serve, or None to let them compete."""
-        if self.head == Gaussian.name:
-            return Gaussian(self.shrinkage)
-        if self.head == Ridge.name:
-            return Ridge(self.ridge)
-        return Prototype() if self.head == Prototype.name else None
+        cosine = Cosine() if self.shrinkage is None else Cosine(self.shrinkage)
+        heads: dict[str, Head] = {
+            Cosine.name: cosine,
+            Gaussian.name: Gaussian(self.shrinkage),
+            Ridge.name: Ridge(self.ridge),
+            Prototype.name: Prototype(),
+            RandomFeatures.name: RandomFeatures(self.random_features or 1024, self.ridge),
+            Fused.name: Fused(cosine, Ridge(self.ridge)),
+        }
+        return heads.get(self.head)
 
 
 @dataclass(frozen=True)
@@ -217,7 +228,15 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
         if number is None or not low < number < high:
             raise refuse(f"a number between {low:g} and {high:g}, both exclusive")
         return number
+    if name == "mirror":
+        word = str(raw).lower()
+        if word not in _YES + _NO:
+            raise refuse("yes or no")
+        return word in _YES
     low, high = {
+        "views": (1, 16),
+        "predict_views": (1, 16),
+        "random_features": (0, LARGEST_WIDTH),
         "budget": (0, 2**23),
         "memory": (0, 2**50),
         "thumbnails": (0, 1024),

@@ -19,6 +19,7 @@ from accrue.bundle import ENCODER, Bundle
 from accrue.errors import AccrueError, BundleError, ConfigError
 from accrue.vision.decode import decode
 from accrue.vision.preprocess import Pixels, Preprocessor, check_image
+from accrue.vision.views import make_views
 
 Embeddings = NDArray[np.float32]
 
@@ -100,6 +101,23 @@ class BundleEncoder(ABC):
             for batch in batches
         ]
         return np.concatenate(parts) if parts else np.empty((0, self._dim), np.float32)
+
+    def encode_views(
+        self, images: Sequence[Pixels], count: int, *, mirror: bool = True
+    ) -> Embeddings:
+        """Unit-norm float32 (n, count, dim): of each image the first views (see `make_views`).
+
+        Raises as `encode`.
+        """
+        views = [
+            view
+            for image in images
+            for view in make_views(self.preprocessor, image, count, mirror=mirror)
+        ]
+        batches = [views[i : i + self._batch] for i in range(0, len(views), self._batch)]
+        rows = [self.encode_prepared(np.stack(batch)) for batch in batches]
+        flat = np.concatenate(rows) if rows else np.empty((0, self._dim), np.float32)
+        return flat.reshape(len(images), -1, self._dim)
 
     def encode_prepared(self, batch: Pixels) -> Embeddings:
         """Unit-norm float32 (n, dim) of preprocessed images, uint8 (n, size, size, 3), n > 0."""

@@ -7,11 +7,13 @@ preprocessing makes of the image.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from accrue.bundle import Preprocess
 from accrue.vision.preprocess import REDUCING_GAP, Pixels, Preprocessor, check_image
 
 
@@ -55,6 +57,13 @@ UNMIRRORED = tuple(view for view in VIEWS if not view.mirrored)
 def most_views(mirror: bool = True) -> int:
     """How many views there are to have, with mirrored ones or without."""
     return len(VIEWS if mirror else UNMIRRORED)
+
+
+def short_side(preprocess: Preprocess, count: int, *, mirror: bool = True) -> int:
+    """px; what `decode` should be given for this many views, so that no view is enlarged."""
+    chosen = (VIEWS if mirror else UNMIRRORED)[:count]
+    nearest = min((view.side for view in chosen if view.side > 0), default=1.0)
+    return max(preprocess.resize, math.ceil(preprocess.crop / nearest))
 
 
 def make_views(

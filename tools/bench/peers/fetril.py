@@ -33,7 +33,6 @@ class FeTril(Peer):
         pseudo, owners = self.pseudo_features(x, columns)
         self._svm = LinearSvm(self.seed, c=self.c)
         self._svm.fit(np.vstack([x, pseudo]), np.concatenate([columns, owners]))
-        self.c = self._svm.c
 
     def pseudo_features(self, x: Floats, columns: Labels) -> tuple[Floats, Labels]:
         """Of each past class, translated from the nearest class of this session."""

@@ -3,9 +3,8 @@
 They keep every row and train anew after each session. Rows are centred and, where they are fewer
 than dimensions, turned into their own span, which changes neither the problem nor its solution.
 
-C by accuracy in two-fold cross-validation on at most five training rows of each class: the
-smallest of `CS` within one standard error of the best (Breiman et al. 1984, ch. 3), or the middle
-one where no class has two rows.
+C is fixed: 1 for the SVM, scikit-learn's default; 100 for logistic regression, whose default of 1
+leaves rows of unit length under-fitted. Nothing is chosen on test photos.
 """
 
 from __future__ import annotations
@@ -18,19 +17,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from peers.base import Floats, Labels, Peer, by_class, halves
-
-CHOOSE_BY = 5  # rows a class
+from peers.base import Floats, Labels, Peer
 
 
 class _Joint(Peer):
     joint: ClassVar[bool] = True
-    CS: ClassVar[tuple[float, ...]]
+    C: ClassVar[float]
 
     def __init__(self, seed: int = 0, text: Floats | None = None, c: float | None = None) -> None:
         super().__init__(seed, text)
-        self.c = c
-        self._given = c
+        self.c = c or self.C
         self._x: Floats | None = None
         self._columns: Labels = np.zeros(0, np.intp)
         self._weights: tuple[Floats, Floats] | None = None
@@ -39,37 +35,8 @@ class _Joint(Peer):
         self._x = x if self._x is None else np.vstack([self._x, x])
         self._columns = np.concatenate([self._columns, columns])
         self._weights = None
-        self.c = self._given or self._chosen()
 
-    def _chosen(self) -> float:
-        assert self._x is not None
-        rng = np.random.default_rng(self.seed)
-        few = [rng.permutation(at)[:CHOOSE_BY] for _, at in by_class(self._columns)]
-        picked = np.concatenate(few)
-        parts = halves(self._columns[picked], self.seed)
-        if parts is None:
-            return self.CS[len(self.CS) // 2]
-        first, second = picked[parts[0]], picked[parts[1]]
-        right = [
-            sum(
-                self._right(c, fit, rest)
-                for fit, rest in ((first, second), (second, first))
-                if len(np.unique(self._columns[fit])) > 1
-            )
-            for c in self.CS
-        ]
-        asked = len(first) + len(second)
-        share = max(right) / asked
-        least = max(right) - np.sqrt(share * (1 - share) * asked)
-        return next(c for c, n in zip(self.CS, right, strict=True) if n >= least)
-
-    def _right(self, c: float, fit: Labels, rest: Labels) -> int:
-        assert self._x is not None
-        weights, bias = self._solve(c, self._x[fit], self._columns[fit])
-        scores = self._x[rest] @ weights + bias
-        return int((scores.argmax(axis=1) == self._columns[rest]).sum())
-
-    def _solve(self, c: float, x: Floats, columns: Labels) -> tuple[Floats, Floats]:
+    def _solve(self, x: Floats, columns: Labels) -> tuple[Floats, Floats]:
         """Weights (dim, n_classes) and bias; classes without rows get a bias of -inf."""
         centre = x.mean(axis=0)
         z, turn = x - centre, None
@@ -79,7 +46,7 @@ class _Joint(Peer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the cap is stated in the class
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-            model = self._model(c).fit(z, columns)
+            model = self._model().fit(z, columns)
         coef, intercept = model.coef_, model.intercept_
         if len(model.classes_) == 2:
             coef, intercept = np.vstack([-coef, coef]), np.append(-intercept, intercept)
@@ -91,7 +58,7 @@ class _Joint(Peer):
         bias[model.classes_] = intercept - coef @ centre
         return weights, bias
 
-    def _model(self, c: float) -> Any:
+    def _model(self) -> Any:
         raise NotImplementedError
 
     def _scores(self, x: Floats) -> Floats:
@@ -99,7 +66,7 @@ class _Joint(Peer):
         if self._weights is None:
             if len(self.classes) == 1:
                 return np.zeros((len(x), 1))
-            self._weights = self._solve(float(self.c or 1), self._x, self._columns)
+            self._weights = self._solve(self._x, self._columns)
         weights, bias = self._weights
         logits: Floats = x @ weights + bias
         return logits
@@ -113,10 +80,10 @@ class Logistic(_Joint):
 
     name = "logistic regression"
     paper = "scikit-learn, all rows at once"
-    CS = (10.0, 100.0, 1000.0)
+    C = 100.0
 
-    def _model(self, c: float) -> Any:
-        return LogisticRegression(C=c, max_iter=300, tol=1e-4)
+    def _model(self) -> Any:
+        return LogisticRegression(C=self.c, max_iter=300, tol=1e-4)
 
 
 class LinearSvm(_Joint):
@@ -124,7 +91,7 @@ class LinearSvm(_Joint):
 
     name = "linear SVM"
     paper = "scikit-learn, all rows at once"
-    CS = (0.1, 1.0, 10.0)
+    C = 1.0
 
-    def _model(self, c: float) -> Any:
-        return LinearSVC(C=c, max_iter=300, tol=1e-3, random_state=self.seed)
+    def _model(self) -> Any:
+        return LinearSVC(C=self.c, max_iter=300, tol=1e-3, random_state=self.seed)

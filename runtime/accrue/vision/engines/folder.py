@@ -52,7 +52,8 @@ class Engine:
         encoder, space_id: of the bundle. file: of the bundle that it was built from.
         sha256, bytes: of the plan.
         built_at: Unix seconds. build_s: how long it took.
-        parity: of the golden check on this device; None where it has not been made.
+        parity: of the golden check; None where it has not been made.
+        checked_on: the GPU that it was made on.
     """
 
     stem: str
@@ -65,6 +66,7 @@ class Engine:
     built_at: float
     build_s: float
     parity: Parity | None = None
+    checked_on: str = ""
 
     def document(self) -> dict[str, Any]:
         document = asdict(self)
@@ -179,9 +181,13 @@ class EngineFolder:
         lost = [p for p in files if p.stem not in known and p.name != ACTIVE]
         return sorted([*lost, *self.path.glob(".*.tmp")])
 
-    def activate(self, engine: Engine, parity: Parity) -> Engine:
-        """From now on this one serves; the one that served is kept as the previous one."""
-        checked = replace(engine, parity=parity)
+    def activate(self, engine: Engine, parity: Parity, *, on: str) -> Engine:
+        """From now on this one serves; the one that served is kept as the previous one.
+
+        Args:
+            on: the GPU of the check, `Device.gpu_title`.
+        """
+        checked = replace(engine, parity=parity, checked_on=on)
         self._write_sidecar(checked)
         active = self._active()
         slot = active.setdefault(engine.space_id, {})
@@ -197,7 +203,7 @@ class EngineFolder:
             for flavour, stems in slot.items():
                 slot[flavour] = [stem for stem in stems if stem != engine.stem]
         self._write_active(active)
-        self._write_sidecar(replace(engine, parity=None))
+        self._write_sidecar(replace(engine, parity=None, checked_on=""))
 
     def remove(self, engine: Engine) -> None:
         """Deletes both files, the sidecar first."""

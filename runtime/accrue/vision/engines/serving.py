@@ -111,9 +111,16 @@ def fitting_engine(
     """
     space_id = bundle.manifest.space_id
     candidates = folder.serving(space_id, flavour)
-    for engine in candidates:
-        if not mismatch(engine, bundle, device):
+    fitting = [engine for engine in candidates if not mismatch(engine, bundle, device)]
+    for engine in fitting:
+        if engine.checked_on == device.gpu_title:
             return engine
+    if fitting:  # a portable engine that came with a copied folder, or another GPU in the box
+        return Why(
+            f"engine {fitting[0].stem} passed the golden check on {fitting[0].checked_on}, and "
+            f"not yet on {device.gpu_title or 'this device'}",
+            "accrue engine verify",
+        )
     if candidates:
         engine = candidates[0]
         return Why(
