@@ -212,7 +212,9 @@ def test_an_unlisted_file_is_never_read_and_verify_names_it(bundle: Path) -> Non
     """Nothing rides along unnoticed."""
     (bundle / "extra.bin").write_bytes(b"x")
     opened = Bundle.open(bundle)
-    with pytest.raises(NotFound, match=r"has no 'extra.bin'; it has LICENSE.txt, encoder.onnx"):
+    with pytest.raises(
+        NotFound, match=r"has no 'extra.bin'; it has LICENSE.txt, REPORT.md, encoder.onnx"
+    ):
         opened.read("extra.bin")
     with pytest.raises(BundleError, match=r"holds 'extra.bin', which its manifest does not list"):
         opened.verify()

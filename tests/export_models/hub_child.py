@@ -68,8 +68,11 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def run(words: list[str]) -> None:
+    from huggingface_hub import constants
+
     from accrue_export.cli import main
 
+    constants.DOWNLOAD_CHUNK_SIZE = 65_536  # bytes; else half of so small a file is never kept
     said = io.StringIO()
     code: object = 0
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

@@ -17,6 +17,7 @@ from export_cases import SEED, prepared_images, torch_features
 
 from accrue.bundle import Bundle
 from accrue.errors import AccrueError, BundleError, NotFound
+from accrue.vision.text import TextEncoder
 from accrue_export import models
 from accrue_export.catalogue import known, open_clip_licence
 from accrue_export.cli import main
@@ -116,6 +117,22 @@ def test_another_process_on_another_day_gives_the_same_bytes(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["space_id"] == Bundle.open(here).manifest.space_id
     assert here.read_bytes() == there.read_bytes()
+
+
+def test_a_clip_brings_its_text_tower_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With vectors for the vocabulary, here of two entries; its tokenizer needs no hub."""
+    monkeypatch.setattr("accrue_export.text.vocabulary", lambda: [("hex bolt",), ("gear", "cog")])
+    out = tmp_path / "b"
+    assert call("build", "MobileCLIP2-S0", "--random", "0", "--no-fp16", "-o", out) == 0
+    bundle = Bundle.open(out)
+    bundle.verify()
+    encoder = TextEncoder(bundle)
+    assert encoder.known("cog") == ("gear", "cog")
+    vectors = encoder.embed(["hex bolt", "gear"])
+    assert vectors.shape == (2, bundle.manifest.dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
 
 
 # ---- weights files -------------------------------------------------------------------------------
