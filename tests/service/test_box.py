@@ -152,7 +152,7 @@ def test_listing_tells_the_retention_that_is_set(settings: Settings) -> None:
 
 def test_the_byte_budget_of_the_settings_is_kept_to(settings: Settings) -> None:
     """Thumbnails and then shots go, and what is answered is what is left."""
-    with Box(replace(settings, thumbnails=64, memory=2 * 64 * 8)) as box:
+    with Box(replace(settings, views=1, thumbnails=64, memory=2 * 64 * 8)) as box:
         list(box.teach("red", frames(1, RED, 12)))
         list(box.teach("green", frames(2, GREEN, 3)))
         store = box.reading()
