@@ -19,7 +19,9 @@ from accrue.service.settings import Settings
 @pytest.fixture
 def settings(tmp_path: Path, tiny_bundle: Path) -> Settings:
     # frames of one colour repeat one another, and are wanted here all the same
-    return Settings(state=tmp_path / "state", bundle=tiny_bundle, actor="tester", duplicates=1.0)
+    return Settings(
+        state=tmp_path / "state", bundle=tiny_bundle, actor="tester", duplicates=1.0, views=1
+    )
 
 
 @pytest.fixture
