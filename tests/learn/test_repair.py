@@ -118,17 +118,23 @@ def test_the_mean_stands_for_rows_that_were_folded() -> None:
 # ---- why ----------------------------------------------------------------------------------------
 
 
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a.astype(float)) / np.linalg.norm(b))
+
+
 def test_the_nearest_shots_are_those_of_the_greatest_cosine() -> None:
-    """Nearest first, of the asked class alone, a shot by its nearest view."""
+    """Nearest first, of the asked class alone, a shot by the mean of its views."""
     rows = classes({"a": 6, "b": 6}, DIM, seed=1)
     shots: Shots = [("a", rows["a"][:3]), ("b", rows["b"]), ("a", rows["a"][3:5])]
     query = unit(rows["a"])[4]
-    found = nearest(query, shots, "a")
-    assert [n.shot for n in found] == [2, 0]
-    assert found[0].cosine == pytest.approx(1.0)
-    views = unit(rows["a"][:3])
-    best = (views @ query / np.linalg.norm(views, axis=1)).max() / np.linalg.norm(query)
-    assert found[1].cosine == pytest.approx(best)
+    found = nearest(query, shots, "a", views=1)
+    assert [n.shot for n in found] == sorted([0, 2], key=lambda i: -cosine(shots[i][1][0], query))
+    assert [n.cosine for n in found] == pytest.approx(
+        [cosine(shots[n.shot][1][0], query) for n in found]
+    )
+    together = nearest(query, shots, "a")
+    for near in together:
+        assert near.cosine == pytest.approx(cosine(shots[near.shot][1].mean(axis=0), query))
     assert len(nearest(query, shots, "a", most=1)) == 1
 
 

@@ -19,7 +19,9 @@ from accrue.service.settings import Settings
 @pytest.fixture
 def settings(tmp_path: Path, tiny_bundle: Path) -> Settings:
     # frames of one colour repeat one another, and are wanted here all the same
-    return Settings(state=tmp_path / "state", bundle=tiny_bundle, actor="tester", duplicates=1.0)
+    return Settings(
+        state=tmp_path / "state", bundle=tiny_bundle, actor="tester", duplicates=1.0, views=1
+    )
 
 
 @pytest.fixture
@@ -152,7 +154,7 @@ def test_listing_tells_the_retention_that_is_set(settings: Settings) -> None:
 
 def test_the_byte_budget_of_the_settings_is_kept_to(settings: Settings) -> None:
     """Thumbnails and then shots go, and what is answered is what is left."""
-    with Box(replace(settings, thumbnails=64, memory=2 * 64 * 8)) as box:
+    with Box(replace(settings, views=1, thumbnails=64, memory=2 * 64 * 8)) as box:
         list(box.teach("red", frames(1, RED, 12)))
         list(box.teach("green", frames(2, GREEN, 3)))
         store = box.reading()

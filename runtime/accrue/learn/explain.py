@@ -18,7 +18,7 @@ class Near:
 
     Attributes:
         shot: its position in the sequence that was given.
-        cosine: of the query to the shot's nearest row, -1 to 1.
+        cosine: of the query to the shot, -1 to 1.
     """
 
     shot: int
@@ -26,22 +26,27 @@ class Near:
 
 
 def nearest(
-    x: NDArray[Any], shots: Sequence[tuple[str, Rows]], class_id: str, most: int = 3
+    x: NDArray[Any],
+    shots: Sequence[tuple[str, Rows]],
+    class_id: str,
+    most: int = 3,
+    views: int | None = None,
 ) -> list[Near]:
     """The kept shots of a class that a query is nearest to by cosine, nearest first.
 
-    Of a shot of several views the nearest view counts. By cosine whatever the head: it is the one
-    measure that means the same to people under every head.
+    A shot of several views is compared as a query of it would be, by their mean. By cosine
+    whatever the head: it is the one measure that means the same to people under every head.
 
     Args:
         x: float (dim,), the query.
         shots: (class id, int16 (m, dim)) of each kept shot.
+        views: how many of a shot's first rows make a query, as their mean; None for all.
     """
     query = np.asarray(x, dtype=np.float64)
     query = query / max(float(np.linalg.norm(query)), 1e-12)
     found = []
     for i, (owner, rows) in enumerate(shots):
         if owner == class_id:
-            values = rows.astype(np.float64)
-            found.append(Near(i, float((values @ query / np.linalg.norm(values, axis=1)).max())))
+            values = rows[:views].mean(axis=0)
+            found.append(Near(i, float(values @ query / max(np.linalg.norm(values), 1e-12))))
     return sorted(found, key=lambda near: (-near.cosine, near.shot))[:most]

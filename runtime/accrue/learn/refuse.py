@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from accrue.learn.statistics import Floats, Rows
 
-TIE = 1e-9  # of a cosine: products of the same rows differ by rounding, quantised rows by 2e-8
+TIE = 1e-6  # of a cosine: quantising alone moves it by 2e-8
 
 
 class Refusals:
@@ -24,7 +24,8 @@ class Refusals:
 
     Args:
         refused: int16 (m, dim) by class id, m > 0.
-        kept: int16 (n, dim) by class id, the kept rows of (at least) the classes in `refused`.
+        kept: (n, dim) by class id, what queries of the kept shots of (at least) the classes in
+            `refused` are, one for each shot.
         sums: float64 (dim,) by class id, used where no row is kept.
 
     Cost of a query: one dot product for each refused row and each kept row of those classes.
@@ -33,7 +34,7 @@ class Refusals:
     def __init__(
         self,
         refused: Mapping[str, Rows],
-        kept: Mapping[str, Rows],
+        kept: Mapping[str, NDArray[Any]],
         sums: Mapping[str, Floats] | None = None,
     ) -> None:
         self._classes: dict[str, tuple[Floats, Floats]] = {}

@@ -221,13 +221,14 @@ class Learned:
 
     @cached_property
     def refusals(self) -> Refusals:
-        kept = {c: self.rows_of(c) for c in self.refused}
+        kept = {c: self.queries_of(c) for c in self.refused}
         return Refusals(self.refused, kept, {c: self.state.sum(c) for c in self.refused})
 
-    def rows_of(self, class_id: str) -> Rows:
-        """Kept rows of a class: int16 (n, dim)."""
-        found = [rows for c, rows in self.shots if c == class_id]
-        return np.concatenate(found) if found else np.empty((0, self.state.dim), np.int16)
+    def queries_of(self, class_id: str) -> NDArray[np.float64]:
+        """What queries of the kept shots of a class are, in steps of a row: float64 (n, dim)."""
+        views = self.settings.predict_views
+        found = [rows[:views].mean(axis=0) for c, rows in self.shots if c == class_id]
+        return np.array(found).reshape(-1, self.state.dim)
 
     @property
     def classes_of_shots(self) -> list[str]:
@@ -455,7 +456,7 @@ class Box:
             order = [k for k in np.argsort(-scores, kind="stable") if allowed[k]][:2]
             reasons = []
             for class_id in (served.ids[k] for k in order):
-                near = nearest(row, learned.shots, class_id, most)
+                near = nearest(row, learned.shots, class_id, most, self.settings.predict_views)
                 shots = tuple(
                     NearShot(store.shot(learned.shot_ids[n.shot]), n.cosine)
                     for n in near
