@@ -136,10 +136,10 @@ def test_with_photos_it_teaches_both_and_json_tells_both(
     found = call.json
     assert (found["class"], found["by_name"], len(found["shots"])) == ("bolt", prompt, 1)
     entries = accrue("history", "--json").json["entries"]
-    assert [e["summary"] for e in reversed(entries)] == [
-        f'taught "bolt" by name: "{prompt}"',
-        'taught "bolt": 1 shot, 1 row',
-    ]
+    summaries = [e["summary"] for e in reversed(entries)]
+    assert summaries[0] == f'taught "bolt" by name: "{prompt}"'
+    assert summaries[1].startswith('taught "bolt": 1 shot, ')
+    assert len(summaries) == 2
     other = photo_file("b.jpg", seed=2)
     lines = accrue("class", "teach", "bolt", other, "--by-name", "--jsonl").out.splitlines()
     assert [sorted(json.loads(line)) for line in lines] == [

@@ -43,14 +43,21 @@ class Fused:
             )
 
     def solve(self, state: State) -> Served:
-        return _FusedServed(self, state)
+        return self.join(self.first.solve(state), self.second.solve(state), state)
+
+    def join(self, first: Served, second: Served, state: State) -> Served:
+        """The fused head of two that have been solved for this state, and are not changed since.
+
+        They are followed along with it from then on.
+        """
+        return _FusedServed(self, first, second, state)
 
 
 class _FusedServed(Served):
-    def __init__(self, head: Fused, state: State) -> None:
+    def __init__(self, head: Fused, first: Served, second: Served, state: State) -> None:
         super().__init__(state)
         self._share = head.share
-        self._first, self._second = head.first.solve(state), head.second.solve(state)
+        self._first, self._second = first, second
         self._spreads: tuple[float, float] | None = None
 
     def describe(self) -> str:
