@@ -253,9 +253,8 @@ def _open_clip_tower(request: Request, name: str) -> Tower:
     licence = _licence(request, {one: open_clip_licence(name, one) for one in configs}, name)
     size = _side(clip.visual.image_size)
     preprocess = _preprocess(request, size, size, interpolation, mean, std)
-    tower = Tower(
-        _ImageOnly(clip), _title(name, tag, request), source, preprocess, licence, text, clip
-    )
+    title = _title(name, tag, request)
+    tower = Tower(_ImageOnly(clip), title, source, preprocess, licence, text, clip, name)
     tower.notes += _notes(mode, how)
     return tower
 
@@ -385,11 +384,8 @@ def _from_hub(request: Request) -> Tower:
     )
     source = f"{repo} on the Hugging Face hub"
     tower = Tower(_ImageOnly(clip), repo, source, preprocess, _licence(request, licences, repo))
-    tower.clip, tower.clip_name, tower.licence_text = (
-        clip,
-        request.model,
-        _licence_beside(f"{repo}/"),
-    )
+    tower.clip, tower.clip_name = clip, request.model
+    tower.licence_text = _licence_beside(f"{repo}/")
     tower.notes += _notes(wanted.get("resize_mode", "shortest"), "its hub configuration")
     return tower
 
