@@ -49,7 +49,7 @@ def test_it_tells_the_sample_parts_apart_from_five_shots(tmp_path: Path) -> None
 def test_five_shots_of_real_groceries_reach_58_percent_on_the_mean_of_five_draws(
     tmp_path: Path,
 ) -> None:
-    with Box(Settings(state=tmp_path)) as box:
+    with Box(Settings(state=tmp_path, views=1, predict_views=1)) as box:
         found = [
             evaluate(box, DATA / "grocery-val", train=DATA / "grocery-train", shots=5, seed=seed)
             for seed in range(5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from accrue.errors import Conflict, NotFound
-from accrue.learn import Statistics
+from accrue.learn import Statistics, quantise
 from accrue.service.box import Box
 from accrue.service.settings import Settings
 
@@ -175,3 +175,53 @@ def test_a_photo_that_was_left_out_gets_a_receipt_that_says_why(settings: Settin
         assert again.skipped is not None
         assert (again.skipped.reason, again.skipped.of) == ("near-duplicate", first.shot)
         assert [shot.id for shot in box.show("red")[1]] == [first.shot]
+
+
+def test_a_shot_is_its_views_and_a_query_the_mean_of_some(settings: Settings) -> None:
+    """Ten views are kept of each photo, the first that of the photo as it is."""
+    with Box(replace(settings, views=10, predict_views=3)) as box:
+        red = frames(1, RED, 2)
+        assert [r.rows for r in box.teach("red", red)] == [10, 10]
+        learned = box.learned()
+        rows = [views for _, views in box.embed(red, 10)]
+        plain = [views for _, views in box.embed(red)]
+        for (_, kept), views, alone in zip(learned.shots, rows, plain, strict=True):
+            np.testing.assert_array_equal(kept, quantise(views))
+            np.testing.assert_array_equal(alone[0], views[0])
+        list(box.teach("green", frames(1, GREEN, 3)))
+        learned = box.learned()
+        asked = frames(5, GREEN, 1)
+        (answer,) = box.predict(asked)
+        ((_, views),) = box.embed(asked, 3)
+        expected = learned.decide(views.mean(axis=0)[None])[0]
+        assert (answer.label, answer.margin) == ("green", pytest.approx(expected.margin))
+
+
+def test_without_mirroring_no_view_is_mirrored(settings: Settings) -> None:
+    """With `mirror: no` there are eight views, and none of a mirrored photo."""
+    with Box(replace(settings, views=16, mirror=False)) as box:
+        assert [r.rows for r in box.teach("red", frames(1, RED, 1))] == [8]
+
+
+def test_a_class_by_name_alone_is_answered(box: Box) -> None:
+    """A text vector competes with the classes that have shots."""
+    for name, colour in (("red", RED), ("green", GREEN)):
+        list(box.teach(name, frames(1, colour)))
+    learned = box.learned()
+    here = {c: learned.state.sum(c) / np.linalg.norm(learned.state.sum(c)) for c in learned.names}
+    blue = np.mean([views[0] for _, views in box.embed(frames(1, BLUE))], axis=0)
+    by_name = replace(learned, texts={**here, "blue's id": blue})
+    ((_, views),) = box.embed(frames(7, BLUE, 1))
+    assert by_name.decide(views)[0].class_id == "blue's id"
+    ((_, views),) = box.embed(frames(7, RED, 1))
+    assert learned.names[by_name.decide(views)[0].class_id] == "red"
+
+
+@pytest.mark.parametrize("head", ["cosine", "gaussian", "ridge", "prototype", "random", "fused"])
+def test_every_head_can_be_set(settings: Settings, head: str) -> None:
+    """The setting serves the head of that name."""
+    with Box(replace(settings, head=head)) as box:
+        for name, colour in (("red", RED), ("green", GREEN)):
+            list(box.teach(name, frames(1, colour)))
+        assert box.learned().choice.head.name == head
+        assert [a.label for a in box.predict(frames(2, GREEN, 2))] == ["green", "green"]
