@@ -87,7 +87,8 @@ def test_list_tells_name_shots_rows_and_digests(accrue: Any, photos: Photos) -> 
     listed = accrue("class", "list", "--json").json
     assert listed["schema"] == 1
     assert {c["name"]: (c["shots"], c["rows"]) for c in listed["classes"]} == dict.fromkeys(
-        photos, (6, 60)  # ten views of each photo
+        photos,
+        (6, 60),  # ten views of each photo
     )
     assert all(len(c["digest"]) == 64 for c in listed["classes"])
     assert len(listed["digest"]) == 64

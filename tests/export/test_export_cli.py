@@ -340,10 +340,10 @@ def test_a_full_disk_in_mid_write_leaves_nothing(
 
 
 PAUSED = """
-import sys, time
+import signal, sys, time
 from accrue_export import write
 from accrue_export.cli import main
-before = write._fsync_tree
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 def wait(folder):
     print("writing", flush=True)
     time.sleep(60)

@@ -58,10 +58,17 @@ def test_gaussian_scores_are_those_of_scikit_learn_and_no_less_accurate(
 
     train = drawn(labelled_images(SHARED / "data" / "grocery-train"), SHOTS, seed=0)
     test = labelled_images(SHARED / "data" / "grocery-val")
-    settings = Settings(state=tmp_path, bundle=mobilenet, head="gaussian", shrinkage=0.5)
+    settings = Settings(
+        state=tmp_path,
+        bundle=mobilenet,
+        head="gaussian",
+        shrinkage=0.5,
+        views=1,
+        predict_views=1,
+    )
     with Box(settings) as box:
         embedded = [
-            np.array([row for _, row in box.embed((str(p), p) for ps in part.values() for p in ps)])
+            np.array([v[0] for _, v in box.embed((str(p), p) for ps in part.values() for p in ps)])
             for part in (train, test)
         ]
         ours = evaluate(
@@ -101,7 +108,7 @@ def test_the_first_third_of_the_suspects_holds_most_wrong_labels(mobilenet: Path
     photos = drawn(labelled_images(SHARED / "data" / "grocery-train"), SHOTS, seed=0)
     with Box(Settings(bundle=mobilenet)) as box:
         embedded = box.embed((str(p), p) for paths in photos.values() for p in paths)
-        rows = quantise(np.array([row for _, row in embedded]))
+        rows = quantise(np.array([views[0] for _, views in embedded]))
     right = [name for name, paths in photos.items() for _ in paths]
     names = list(photos)
     for seed in range(5):

@@ -156,8 +156,8 @@ class Accrue(Contestant):
         self.learner.add(_class_id(label), quantise(x[None]))
 
     def predict(self, x: NDArray[np.float32]) -> int:
-        learner = self.learner
-        return int(learner.served.ids[int(learner.scores(x[None])[0].argmax())])
+        served = self.learner.served
+        return int(served.ids[served.top(x, 1)[0][0]])
 
     def scores(self, x: NDArray[np.float32]) -> Floats:
         """float64 (n, C), in the order of the labels."""
@@ -175,6 +175,12 @@ class AccruePrototype(Accrue):
     name = "accrue prototype"
     rival = "accrue prototype"
     head = "prototype"
+
+
+class AccrueCosine(Accrue):
+    name = "accrue cosine"
+    rival = "accrue cosine"
+    head = "cosine"
 
 
 class AccrueGaussian(Accrue):
@@ -327,6 +333,7 @@ class Product(Contestant):
 
 CONTESTANTS: tuple[type[Contestant], ...] = (
     AccruePrototype,
+    AccrueCosine,
     AccrueGaussian,
     AccrueRidge,
     SklearnNearestCentroid,
