@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from accrue.errors import Conflict, NotFound
 from accrue.learn import Statistics, quantise
-from accrue.service.box import Box
+from accrue.learn.guard import compare
+from accrue.service.box import Box, _measured
 from accrue.service.settings import Settings
 
 
@@ -215,6 +217,21 @@ def test_a_class_by_name_alone_is_answered(box: Box) -> None:
     assert by_name.decide(views)[0].class_id == "blue's id"
     ((_, views),) = box.embed(frames(7, RED, 1))
     assert learned.names[by_name.decide(views)[0].class_id] == "red"
+
+
+def test_the_guard_sees_a_class_by_name_that_is_answered_no_more(box: Box) -> None:
+    """Of two classes by name with one text one is lost, and a change that does so is held back."""
+    for name, colour in (("red", RED), ("green", GREEN)):
+        list(box.teach(name, frames(1, colour)))
+    learned = box.learned()
+    blue = np.mean([views[0] for _, views in box.embed(frames(1, BLUE))], axis=0)
+    assert math.isnan(_measured(learned).zero_shot)
+    texts = {"blue": blue, "azure": np.roll(blue, 1), "grey": np.roll(blue, 2)}
+    apart = _measured(replace(learned, texts=texts))
+    alike = _measured(replace(learned, texts={**texts, "azure": blue}))
+    assert apart.zero_shot == 1.0
+    assert alike.zero_shot < 1.0
+    assert not compare(apart, alike).passed
 
 
 @pytest.mark.parametrize("head", ["cosine", "gaussian", "ridge", "prototype", "random", "fused"])

@@ -16,8 +16,8 @@ class Measured:
     Attributes:
         accuracy: of kept shots when left out, 0 to 1; nan where there are none.
         shots: how many were left out.
-        zero_shot: agreement with the text encoder on classes that exist by name alone, 0 to 1;
-            nan where there are none.
+        zero_shot: share of the classes that exist by name alone whose text is still answered as
+            them, 0 to 1; nan where there are none.
     """
 
     accuracy: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -217,7 +218,7 @@ class Learned:
     @cached_property
     def left_out(self) -> LeftOut:
         """Each kept shot left out by itself: what the coach and the guard go by."""
-        return leave_one_out(self.choice.served, self.shots)
+        return leave_one_out(self.choice.served, self.shots, self.settings.predict_views)
 
     @cached_property
     def refusals(self) -> Refusals:
@@ -705,8 +706,11 @@ class Box:
 
 
 def _measured(learned: Learned) -> Measured:
-    left_out = learned.left_out
-    return Measured(left_out.accuracy, len(left_out))
+    left_out, served = learned.left_out, learned.choice.served
+    by_name = [k for k, c in enumerate(served.ids) if c not in learned.state]
+    agreed = served.scores(served.means[by_name]).argmax(axis=1) == by_name
+    zero_shot = float(agreed.mean()) if by_name else math.nan
+    return Measured(left_out.accuracy, len(left_out), zero_shot)
 
 
 def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:
