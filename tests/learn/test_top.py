@@ -56,8 +56,8 @@ def test_screening_hides_no_class(head: Head) -> None:
 
 
 @pytest.mark.usefixtures("screening")
-def test_classes_that_are_too_alike_are_all_scored() -> None:
-    """Where float32 cannot tell classes apart, no screening decides between them."""
+def test_classes_that_are_too_alike_are_scored_exactly() -> None:
+    """Where float32 cannot tell classes apart, screening decides nothing."""
     rng = np.random.default_rng(0)
     near = rng.normal(size=DIM)
     rows = {

@@ -116,13 +116,13 @@ class _CosineServed(GaussianServed):
 
     def _finish(self, y: Floats, image: Floats, dots: Floats, pick: Picked = slice(None)) -> Floats:
         own = np.einsum("nd,nd->n", image, y)
-        offset = (image @ self.centre)[:, None]
-        found: Floats = (dots - offset) * self._shortening[pick] / np.sqrt(_positive(own))[:, None]
-        return np.clip(found, -1.0, 1.0)
+        found: Floats = dots - (image @ self.centre)[:, None]
+        found *= self._shortening[pick]
+        found /= np.sqrt(_positive(own))[:, None]
+        return np.clip(found, -1.0, 1.0, out=found)
 
-    def _lift(self, y: Floats) -> float:
-        own = float(np.einsum("nd,nd->n", self.inverse @ y, y)[0])
-        return float(self._shortening.max()) / math.sqrt(max(own, 1e-300))
+    def _lift(self, y: Floats, image: Floats) -> float:
+        return float(self._shortening.max()) / math.sqrt(max(float(image[0] @ y[0]), 1e-300))
 
     @property
     def _shortening(self) -> Floats:
