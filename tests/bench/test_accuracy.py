@@ -324,7 +324,7 @@ def test_a_run_says_in_one_line_what_is_wrong(
         (["run", tmp_path / "plain.npz", "--setting", "7"], "no such method or setting"),
         (["run"], "either FILE.npz, or --train DIR and --test DIR"),
     ):
-        assert run(*words, "-o", tmp_path / "out") == 1
+        assert run(*words, "-o", tmp_path / "out", "--no-plots") == 1
         assert said in capsys.readouterr().err.splitlines()[-1]
 
 

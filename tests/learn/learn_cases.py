@@ -11,6 +11,7 @@ import pytest
 
 from accrue.learn import (
     HEADS,
+    Calibrated,
     Cosine,
     Fused,
     Gaussian,
@@ -33,6 +34,7 @@ NON_DEFAULT: dict[str, Head] = {
     "ridge": Ridge(strength=0.02),
     "cosine": Cosine(shrinkage=0.2),
     "random": RandomFeatures(width=24, strength=0.1, seed=3),
+    "calibrated": Calibrated(Cosine(0.3), share=0.4, sharpness=5.0),
     "fused": Fused(Gaussian(0.4), Prototype(), share=0.3),
 }
 DEFAULT: dict[str, Head] = {
@@ -123,6 +125,10 @@ def textbook(served: Served, rows: Mapping[str, Rows], x: Floats, *, held: bool 
     """
     found: Any = served
     data = [unit(rows[class_id]) for class_id in served.ids]
+    if isinstance(getattr(found, "head", None), Calibrated):
+        return (
+            textbook(found._cosine, rows, x) @ (found._mixed if held else _leaning(found, rows)).T
+        )
     if hasattr(found, "_share"):
         share = found._share
         inner = [found._first, found._second]
@@ -165,6 +171,25 @@ def textbook(served: Served, rows: Mapping[str, Rows], x: Floats, *, held: bool 
     if "centred" in found.describe():
         means, x = means - joint.mean(axis=0), x - joint.mean(axis=0)
     return _unit_length(x) @ _unit_length(means).T
+
+
+def _leaning(served: Any, rows: Mapping[str, Rows]) -> Floats:
+    means = np.array([unit(rows[class_id]).mean(axis=0) for class_id in served.ids])
+    alike = textbook(served._cosine, rows, means)
+    return np.array(
+        [
+            row / np.sqrt(row @ alike @ row)
+            for row in (_leaning_row(alike[k], k, served.head) for k in range(len(alike)))
+        ]
+    )
+
+
+def _leaning_row(alike: Floats, k: int, head: Calibrated) -> Floats:
+    weights = np.exp(head.sharpness * alike)
+    weights[k] = 0
+    row: Floats = head.share * weights / weights.sum()
+    row[k] = 1 - head.share
+    return row
 
 
 def _relu(served: Any, x: Floats) -> Floats:

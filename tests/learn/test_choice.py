@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from learn_cases import classes, each_head, taught
 
-from accrue.learn import Cosine, Ridge, Statistics, choose, leave_half_out, leave_one_out
-from accrue.learn.choice import LEAST_SHOTS
+from accrue.learn import (
+    Calibrated,
+    Cosine,
+    Ridge,
+    Statistics,
+    choose,
+    leave_half_out,
+    leave_one_out,
+)
+from accrue.learn.choice import LEAST_CLASSES, LEAST_SHOTS
 from accrue.learn.served import Head
 from accrue.learn.statistics import Rows
 
@@ -36,6 +44,14 @@ def test_too_little_to_choose_by(counts: dict[str, int]) -> None:
     assert chosen.head == Cosine()
     assert chosen.reason == "the first choice"
     assert chosen.rivals == {}
+
+
+def test_one_shot_a_class_leans_on_its_likes() -> None:
+    """With no shot to leave out and enough classes it is the calibrated head."""
+    rows = classes({f"c{i}": 4 for i in range(LEAST_CLASSES)}, DIM)
+    chosen = choose(taught(rows, DIM), list(rows.items()))
+    assert chosen.head == Calibrated(Cosine())
+    assert chosen.reason == "no class has two shots yet"
 
 
 def test_the_best_by_left_out_accuracy_wins() -> None:
@@ -84,7 +100,7 @@ def test_texts_compete_by_their_weight() -> None:
     chosen = choose(taught(rows, DIM), shots_of(rows), texts=texts)
     assert "new" in chosen.served.ids
     heads = [name for name in chosen.rivals if "3 texts" in name]
-    assert len(heads) == 5
+    assert len(heads) == 6
 
 
 @each_head

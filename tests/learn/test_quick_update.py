@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from learn_cases import SPACE, drift, each_head, queries
 
-from accrue.learn import Gaussian, Learner, Ridge, State, quantise
+from accrue.learn import Calibrated, Gaussian, Learner, Ridge, State, quantise
 from accrue.learn.served import ERROR_BUDGET, WAITING_UPDATES, Head, Inverse
 
 TOLERANCE = 1e-6
@@ -47,7 +47,8 @@ def test_ten_thousand_steps(head: Head) -> None:
     """Over 10,000 random teach, remove and remove-class steps the drift stays within 1e-6."""
     worst, learner = walk(head, 12, 10_000, 50)
     assert worst <= TOLERANCE
-    assert learner.exact_solves < 9_000  # it did follow
+    if not isinstance(head, Calibrated):  # which is solved exactly at every row
+        assert learner.exact_solves < 9_000  # it did follow
 
 
 @each_head

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from accrue.errors import Conflict, NotFound
-from accrue.learn import Statistics, quantise
+from accrue.learn import HEADS, Statistics, quantise
 from accrue.learn.guard import compare
 from accrue.service.box import Box, _measured
 from accrue.service.settings import Settings
@@ -234,7 +234,7 @@ def test_the_guard_sees_a_class_by_name_that_is_answered_no_more(box: Box) -> No
     assert not compare(apart, alike).passed
 
 
-@pytest.mark.parametrize("head", ["cosine", "gaussian", "ridge", "prototype", "random", "fused"])
+@pytest.mark.parametrize("head", sorted(HEADS))
 def test_every_head_can_be_set(settings: Settings, head: str) -> None:
     """The setting serves the head of that name."""
     with Box(replace(settings, head=head)) as box:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HeadName = Annotated[
     str | None,
-    typer.Option("--head", help="auto, cosine, gaussian, ridge, prototype, random or fused."),
+    typer.Option("--head", help="auto, or a head: cosine, gaussian, ridge ..."),
 ]
 Reject = Annotated[
     float | None, typer.Option(help="Share of known objects that may be called unknown.")

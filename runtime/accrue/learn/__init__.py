@@ -1,5 +1,6 @@
 """Learning as exact addition: statistics, heads, rejection. Pure numpy, no I/O."""
 
+from accrue.learn.calibrated import Calibrated
 from accrue.learn.choice import HEADS, Choice, choose
 from accrue.learn.cosine import Cosine
 from accrue.learn.decision import Alternative, Calibration, Decision
@@ -19,6 +20,7 @@ __all__ = [
     "ROW_LIMIT",
     "SCALE",
     "Alternative",
+    "Calibrated",
     "Calibration",
     "Choice",
     "Cosine",

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from accrue.learn.calibrated import Calibrated
 from accrue.learn.cosine import Cosine
 from accrue.learn.fused import Fused
 from accrue.learn.gaussian import Gaussian
@@ -20,10 +21,10 @@ from accrue.learn.served import Head, Served
 from accrue.learn.state import State
 from accrue.learn.statistics import Rows
 
-HEADS: dict[str, type[Head]] = {
-    head.name: head for head in (Cosine, Gaussian, Ridge, Prototype, RandomFeatures, Fused)
-}
+_ALL = (Cosine, Calibrated, Gaussian, Ridge, Prototype, RandomFeatures, Fused)
+HEADS: dict[str, type[Head]] = {head.name: head for head in _ALL}
 ENOUGH_SHOTS = 1000  # twice that and more are thinned by class: the error is below 2 % anyway
+LEAST_CLASSES = 8  # below it a class resembles none of the others in particular
 LEAST_SHOTS = 20  # left-out shots below which their accuracy says too little to choose by
 SHRINKAGES = (0.3, 0.7)  # beside the usual one
 TEXT_ROWS = (1.0, 16.0)  # beside the usual ones
@@ -61,7 +62,7 @@ def choose(
     left out with the half of their class most like them (`leave_half_out`). Another head must beat
     the cosine head by more than its standard error (the rule of Breiman et al. 1984, ch. 3), or a
     shot or two of luck would change heads to and fro. With fewer than `LEAST_SHOTS` shots to
-    leave out it is the cosine head.
+    leave out it is the cosine head; with none, the calibrated one.
 
     Args:
         shots: (class id, int16 (m, dim)) of each kept shot, all of them in `state`.
@@ -82,6 +83,9 @@ def choose(
     left_out = leave_half_out(served, some, views)
     right = left_out.accuracy
     bar = right + math.sqrt(right * (1 - right) / len(left_out)) if len(left_out) else 1.0
+    if len(left_out) == 0 and len(served) >= LEAST_CLASSES:
+        few = Calibrated(usual)
+        return finished(few, few.solve(state), "no class has two shots yet", {})
     if len(left_out) < LEAST_SHOTS or bar >= 1:
         return finished(usual, served, "the first choice", {})
     told = {served.describe(): right}
@@ -111,6 +115,7 @@ def _some_classes(shots: Sequence[tuple[str, Rows]]) -> list[tuple[str, Rows]]:
 
 def _rivals(state: State, texts: Mapping[str, NDArray[Any]], random_features: int) -> list[Head]:
     heads: list[Head] = [Cosine(shrinkage, texts) for shrinkage in SHRINKAGES]
+    heads.append(Calibrated(Cosine(texts=texts)))
     if texts:
         heads += [Cosine(texts=texts, text_rows=rows) for rows in TEXT_ROWS]
     if texts.keys() - set(state):

@@ -16,7 +16,17 @@ from typing import Any
 import yaml
 
 from accrue.errors import ConfigError
-from accrue.learn import HEADS, Cosine, Fused, Gaussian, Head, Prototype, RandomFeatures, Ridge
+from accrue.learn import (
+    HEADS,
+    Calibrated,
+    Cosine,
+    Fused,
+    Gaussian,
+    Head,
+    Prototype,
+    RandomFeatures,
+    Ridge,
+)
 from accrue.learn.guard import ALLOWED
 from accrue.learn.random_features import LARGEST_WIDTH
 from accrue.store.memory import DEFAULT_MEMORY_BYTES
@@ -63,7 +73,7 @@ class Settings:
     views: int = _key("views of a shot, 1 to 16", 10)
     predict_views: int = _key("views that a query is the mean of, 1 to 16", 2)
     mirror: bool = _key("whether left and right may be exchanged in views", True)
-    head: str = _key("auto, cosine, gaussian, ridge, prototype, random or fused", AUTO)
+    head: str = _key("auto, or the name of a head", AUTO)
     shrinkage: float | None = _key("of the cosine and gaussian heads; unset: by rule", None)
     ridge: float | None = _key("strength of the ridge heads; unset: cross-validated", None)
     random_features: int = _key("of a random-feature head that competes too; 0: none", 0)
@@ -93,6 +103,7 @@ class Settings:
         cosine = Cosine() if self.shrinkage is None else Cosine(self.shrinkage)
         heads: dict[str, Head] = {
             Cosine.name: cosine,
+            Calibrated.name: Calibrated(cosine),
             Gaussian.name: Gaussian(self.shrinkage),
             Ridge.name: Ridge(self.ridge),
             Prototype.name: Prototype(),
