@@ -25,7 +25,7 @@ class Calibrated:
     classes to new ones, here between all, so that no order of teaching counts).
 
     A mean of one shot is mostly chance, and its neighbours tell where such means lie. With one shot
-    a class it gains half a point on groceries; from five shots on it loses.
+    a class it gains half a point at best on groceries; from five shots on it loses.
 
     Args:
         share: between 0 and 1 exclusive. sharpness: of the softmax, above 0.
