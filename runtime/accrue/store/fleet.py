@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 Source = Literal["own", "peer", "manifest"]
 Policy = Literal["open", "curated"]
+MOST_SHOTS = 1_500  # own ones of a class: the list of more would not fit a message
 COMPARE_ALL = -1  # as `said`: what the journal tells is not enough
 
 
@@ -270,6 +271,12 @@ def set_tombstone(db: sqlite3.Connection, class_id: str, covered: str) -> None:
     raise_tombstone(db, class_id)
     db.execute("UPDATE tombstone SET covered = ? WHERE class_id = ?", (covered, class_id))
     db.execute("DELETE FROM change WHERE tbl = 'tombstone' AND key = ?", (class_id,))
+
+
+def restore_tombstone(db: sqlite3.Connection, class_id: str, covered: dict[str, int]) -> None:
+    """As `set_tombstone`, from what was said."""
+    if covered or tombstone(db, class_id):
+        set_tombstone(db, class_id, _dumped(covered))
 
 
 def _dumped(covered: dict[str, int]) -> str:

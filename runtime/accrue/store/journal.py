@@ -36,8 +36,8 @@ TRACKED: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "name": ("key", frozenset({"text", "class_id", "active"})),
     "shot": ("id", frozenset({"class_id", "active", "folded"})),
-    "folded": ("id", frozenset({"active"})),
-    "refusal": ("id", frozenset({"active"})),
+    "folded": ("id", frozenset({"class_id", "active"})),
+    "refusal": ("id", frozenset({"class_id", "active"})),
     "tombstone": ("class_id", frozenset({"covered"})),
 }
 _UNMADE = {"folded", "tombstone"}  # rows that come into being outside of any entry

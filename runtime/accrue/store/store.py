@@ -202,6 +202,28 @@ class Store:
 
     # ---- the fleet ------------------------------------------------------------------------------
 
+    @contextmanager
+    def database(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """The database itself, for what keeps the tables of `accrue.store.fleet`.
+
+        Reading, one consistent state; writing, one transaction, in which `on_rollback` serves
+        what is held in memory beside it.
+        """
+        with self._database.atomic() if write else self._database.reading() as db:
+            yield db
+
+    def on_rollback(self, action: Callable[[], None]) -> None:
+        """Calls `action` if the transaction under way, or one around it, is rolled back."""
+        self._database.on_rollback(action)
+
+    def make_room(self, db: sqlite3.Connection) -> None:
+        """Raises StoreFull, so that nothing is changed, where the byte budget allows no more."""
+        self._make_room(db, 0)
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        return max(0, int(self._clock() * 1000))
+
     @property
     def joined(self) -> Joined | None:
         """The fleet that this state belongs to."""
@@ -227,6 +249,8 @@ class Store:
                     expected=name,
                 )
             fleet.join(db, name, device)
+            for (one,) in db.execute("SELECT id FROM class WHERE active = 1").fetchall():
+                self._fold(db, one, 0)
 
     # ---- teaching -------------------------------------------------------------------------------
 
@@ -293,6 +317,8 @@ class Store:
         page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
         if self._memory == 0 or pages * page_bytes <= self._memory:  # the file holds it all
             return
+        if memory.held(db, self.dim).total <= self._memory:
+            return
         fleet.compare_all(db)
         if memory.clear(
             db,
@@ -351,10 +377,10 @@ class Store:
                 "class", new, active=1, name=name, created_at=at,
                 counts_as=None, retain=None, budget=None, prompt=None, text=None,
             )  # fmt: skip
-        else:
+        elif fleet.joined(db) is None:
             raise corrupt(self.path, f"active class {new} does not bear its own name")
         _claim_name(recorder, name, new)
-        return new
+        return _follow(db, new)
 
     def teach_by_name(
         self, name: str, text: NDArray[np.int16], *, prompt: str | None = None, actor: str = ""
@@ -777,13 +803,15 @@ class Store:
         ).fetchone()
         budget = self._budget if budget is None else budget
         where = "class_id = ? AND active = 1 AND folded = 0 AND device = ''"
-        (kept,) = db.execute(
-            f"SELECT coalesce(sum(n_rows), 0) FROM shot WHERE {where}", (target,)
+        shots, kept = db.execute(
+            f"SELECT count(*), coalesce(sum(n_rows), 0) FROM shot WHERE {where}", (target,)
         ).fetchone()
         if (retain or self._retain) == "statistics":
             keep = 0
         elif kept > budget:
             keep = int(budget * _KEPT_SHARE)
+        elif shots > fleet.MOST_SHOTS and fleet.joined(db):
+            keep = int(kept * fleet.MOST_SHOTS * _KEPT_SHARE / shots)
         else:
             return 0
         return self._fold_to(db, target, keep, entry)
