@@ -7,6 +7,7 @@ the same database.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from accrue.sync.clock import Clock
 from accrue.sync.contribution import Contribution, Scope
 from accrue.sync.ledger import Applied, Heard, Own
 from accrue.sync.parts import check
-from accrue.sync.signed import SIGNATURE_BYTES, canonical, parse, signed_bytes, split
+from accrue.sync.signed import SIGNATURE_BYTES, canonical, signed_bytes, split
 from accrue.sync.speaker import Draft, speak
 from accrue.sync.tables import (
     Delta,
@@ -678,7 +679,7 @@ class StoreLedger:
 
 
 def _read(said: Said) -> Contribution:
-    return Contribution.from_body(parse(said.body))
+    return Contribution.from_body(json.loads(said.body))  # parsed strictly when it was taken
 
 
 def _is_newer(one: Contribution, held: Contribution) -> bool:
