@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from accrue import __version__
-from accrue.cli import ask, bundles, classes, device, engine, evaluate, journal
+from accrue.cli import ask, bundles, classes, device, engine, evaluate, journal, watch
 from accrue.cli.output import emit, note
 from accrue.errors import AccrueError, error_object
 
@@ -36,6 +36,7 @@ app.add_typer(engine.app, name="engine")
 app.add_typer(device.config_app, name="config")
 app.command()(ask.predict)
 app.command()(ask.why)
+app.command()(watch.watch)
 app.command()(evaluate.evaluate)
 app.command()(journal.history)
 app.command()(journal.undo)
