@@ -6,18 +6,25 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accrue.errors import AccrueError
-from accrue.learn.smooth import Smoother
-from accrue.service.box import Box, Learned, Prediction, named
+from accrue.learn import quantise
+from accrue.learn.decision import MAYBE, UNKNOWN
+from accrue.learn.smooth import Smoothed, Smoother
+from accrue.service.box import Box, Learned, Prediction, named, thumbnail
 from accrue.service.settings import Settings
+from accrue.service.unknown import Queue
 from accrue.vision.gate import NEW, UNCHANGED, Gate
 from accrue.vision.live import ENDED, Live, Status
 from accrue.vision.sources import Frame
 
+Floats32 = NDArray[np.float32]
+THUMBNAIL_PX = 160  # of a moment that is kept to be asked about
 POLL_S = 0.2  # between two looks at whether something was taught
 
 
@@ -128,6 +135,10 @@ class Watch:
             for source in sources
         ]
         self._turn = 0
+        self._parts = ExitStack()
+        self._queue = (
+            self._parts.enter_context(box.unknown_queue()) if box.settings.unknown else None
+        )
 
     @property
     def cameras(self) -> list[Status]:
@@ -143,6 +154,7 @@ class Watch:
         for camera in self._cameras:
             camera.live.close()
         self.knowledge.close()
+        self._parts.close()
 
     def step(self, timeout_s: float) -> Sighting | None:
         """The next sighting; None where no frame came in time."""
@@ -195,9 +207,11 @@ class Watch:
                 [frame.image], settings.predict_views, mirror=settings.mirror
             )[0]
             watch.split("encode")
-            decision = learned.decide(rows.mean(axis=0, dtype=np.float32)[None])[0]
-            found = camera.smoother.add(decision, frame.at)
+            query = rows.mean(axis=0, dtype=np.float32)
+            found = camera.smoother.add(learned.decide(query[None])[0], frame.at)
             watch.split("decide")
+            if self._queue is not None and found.verdict in (UNKNOWN, MAYBE):
+                self._ask_later(self._queue, camera, frame, query, found)
         elif judged == UNCHANGED:
             found = camera.smoother.hold(frame.at)
         else:
@@ -210,6 +224,29 @@ class Watch:
             )
         name = camera.live.status.name
         return Sighting(name, frame.at, frame, judged, answer, found.votes, found.of, stages)
+
+    def _ask_later(
+        self, queue: Queue, camera: _Camera, frame: Frame, query: Floats32, found: Smoothed
+    ) -> None:
+        """Keeps what was not recognised for the operator, with all the views of a shot."""
+        name = camera.live.status.name
+        if not queue.wants(name, query, frame.at):
+            return
+        settings = self._box.settings
+        rows = self._box.encoder.encode_views(
+            [frame.image], settings.views, mirror=settings.mirror
+        )[0]
+        decision = found.decision
+        margin = None if decision is None or math.isinf(decision.margin) else decision.margin
+        queue.add(
+            name,
+            quantise(rows),
+            at=frame.at,
+            verdict=found.verdict,
+            class_id=decision.class_id if decision is not None else "",
+            margin=margin,
+            thumb=thumbnail(frame.image, THUMBNAIL_PX),
+        )
 
 
 class _Stopwatch:
