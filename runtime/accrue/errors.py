@@ -8,7 +8,8 @@ AccrueError                     exit 1
 ├── Refused                     exit 6   a quality gate said no; nothing was changed
 ├── RowsError                   exit 1   rows that cannot be embeddings (NaN, wrong width, too many)
 ├── FormatError                 exit 1   bytes of ours that do not parse (state, backup)
-│   └── FutureVersion                    ... because a newer Accrue wrote them
+│   ├── FutureVersion                    ... because a newer Accrue wrote them
+│   └── Rejected                         what another device or the owner sent, not taken over
 ├── ImageError                  exit 1   a file that is no usable image
 ├── SourceError                 exit 1   a camera or stream that gives no frames
 ├── BundleError                 exit 1   an encoder bundle that is incomplete or altered
@@ -90,6 +91,18 @@ class FormatError(AccrueError):
 
 class FutureVersion(FormatError):
     pass
+
+
+class Rejected(FormatError):
+    """A message of the fleet that is not taken over; nothing was changed.
+
+    Attributes:
+        reason: one word of `accrue.sync.trust.REASONS`, by which refusals are counted.
+    """
+
+    def __init__(self, message: str, *, reason: str, hint: str = "", **fields: Any) -> None:
+        super().__init__(message, hint=hint, reason=reason, **fields)
+        self.reason = reason
 
 
 class ImageError(AccrueError):

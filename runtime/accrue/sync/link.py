@@ -164,7 +164,7 @@ class Link:
         listener: Listener,
         *,
         will: Callable[[], Message | None] = lambda: None,
-        timing: Timing = Timing(),  # noqa: B008 - frozen
+        timing: Timing = Timing(),
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
