@@ -10,8 +10,8 @@ for it, and would do so again after every reconnect.
 from __future__ import annotations
 
 import enum
-import errno
 import functools
+import math
 import os
 import random
 import selectors
@@ -20,8 +20,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
@@ -31,38 +30,23 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from accrue.errors import AccrueError, BrokerDenied, BrokerUnreachable, BrokerUntrusted, LinkError
+from accrue.errors import AccrueError, BrokerUnreachable, LinkError
+from accrue.sync.endpoint import (
+    NOT_AUTHORIZED,
+    Endpoint,
+    ended,
+    rejected,
+    tls_context,
+    unreachable,
+    untrusted,
+)
 from accrue.sync.topics import Topic
+from accrue.sync.wire import Wire
 
 KIB = 1024
-READ_BYTES = 64 * KIB
-READS_PER_STEP = 16  # of READ_BYTES, before other links get their turn
+READS_PER_STEP = 16  # of 64 KiB, before other links get their turn
 OUT_BUFFER_BYTES = 512 * KIB  # handed to paho and not yet to the kernel
 UNLIMITED_BYTES = 268_435_455  # MQTT's own limit of a packet
-BAD_PASSWORD, NOT_AUTHORIZED, PACKET_TOO_LARGE, TAKEN_OVER = 0x86, 0x87, 0x95, 0x8E
-UNSPECIFIED, PROTOCOL_VERSION = 0x80, 0x84
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the broker is, and as whom.
-
-    Attributes:
-        ca: PEM file with the certificates that may have signed the broker's; None: the system's.
-        verify: False accepts any certificate. For joining a fleet only, where both sides prove
-            knowledge of the invitation's code and the CA is part of the answer.
-    """
-
-    host: str
-    port: int = 8883
-    user: str = ""
-    password: str = field(default="", repr=False)
-    ca: Path | None = None
-    tls: bool = True
-    verify: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -153,7 +137,6 @@ class Link:
         limits: the broker's, of the present or the last connection.
         error: why it is not up, or why it last went down; None after it came up.
         attempts: connections tried in a row without one that settled.
-        sent_bytes, received_bytes: MQTT bytes over all connections (TLS adds 22 to 29 a record).
         oversized: messages that were above the broker's maximum and stayed here.
     """
 
@@ -177,8 +160,7 @@ class Link:
         self.error: AccrueError | None = None
         self.attempts = 0
         self.connections = 0
-        self.sent_bytes = 0
-        self.received_bytes = 0
+        self._past_bytes = [0, 0]
         self.oversized = 0
         self.busy = False
         self.loop: Loop | None = None
@@ -214,6 +196,15 @@ class Link:
     def unsent(self) -> int:
         """Messages that are queued or under way."""
         return len(self._waiting) + len(self._flying)
+
+    @property
+    def sent_bytes(self) -> int:
+        """MQTT bytes over all connections; TLS adds 22 to 29 a record of at most 64 KiB."""
+        return self._past_bytes[0] + (self._wire.sent_bytes if self._wire else 0)
+
+    @property
+    def received_bytes(self) -> int:
+        return self._past_bytes[1] + (self._wire.received_bytes if self._wire else 0)
 
     def open(self) -> None:
         """From now on the link is wanted up. The first attempt is made by the next step."""
@@ -336,19 +327,19 @@ class Link:
         while self._addresses:
             family, kind, proto, _, address = self._addresses.popleft()
             try:
-                self._socket = socket.socket(family, kind, proto)
-                self._socket.setblocking(False)
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                opened = self._socket = socket.socket(family, kind, proto)
+                opened.setblocking(False)
+                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.phase = Phase.TCP
-                self._socket.connect(address)
+                opened.connect(address)
             except BlockingIOError:
                 pass
             except OSError as error:
-                failure = _unreachable(self.endpoint, error)
+                failure = unreachable(self.endpoint, error)
                 self._drop_socket()
                 continue
             self._due = self._clock() + self.timing.connect_s
-            self._watch(self._socket.fileno(), selectors.EVENT_WRITE)
+            self._watch(opened.fileno(), selectors.EVENT_WRITE)
             return
         self._down(failure or BrokerUnreachable(f"broker {self.endpoint} has no address"))
 
@@ -356,7 +347,7 @@ class Link:
         assert self._socket is not None
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._try_next_address(_unreachable(self.endpoint, OSError(code, os.strerror(code))))
+            self._try_next_address(unreachable(self.endpoint, OSError(code, os.strerror(code))))
             return
         if not self.endpoint.tls:
             self._greet()
@@ -368,7 +359,7 @@ class Link:
                 self._socket, server_hostname=self.endpoint.host, do_handshake_on_connect=False
             )
         except (OSError, ValueError, LinkError) as error:
-            self._down(error if isinstance(error, LinkError) else _untrusted(self.endpoint, error))
+            self._down(error if isinstance(error, LinkError) else untrusted(self.endpoint, error))
             return
         self.phase = Phase.TLS
         self._shake_hands()
@@ -382,7 +373,7 @@ class Link:
         except ssl.SSLWantWriteError:
             self._watch(self._socket.fileno(), selectors.EVENT_WRITE)
         except (OSError, ValueError) as error:
-            self._down(_untrusted(self.endpoint, error))
+            self._down(untrusted(self.endpoint, error))
         else:
             self._greet()
 
@@ -391,7 +382,7 @@ class Link:
         assert self._socket is not None
         self.phase = Phase.MQTT
         self._unwatch()
-        wire = self._wire = Wire(self._socket, self)
+        wire = self._wire = Wire(self._socket, self._unwatch)
         client = self._client = _Client(self.client_id, wire)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -419,16 +410,16 @@ class Link:
         try:
             client.reconnect()
         except OSError as error:
-            self._failure = _unreachable(self.endpoint, error)
+            self._failure = unreachable(self.endpoint, error)
         self._after()
 
     # ---- called by paho: only noted, so that no exception of ours passes through it --------------
 
     def _on_connect(
-        self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Properties
+        self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:
-            self._failure = _rejected(self.endpoint, reason)
+            self._failure = rejected(self.endpoint, reason)
         else:
             limits = Limits(
                 packet_bytes=getattr(properties, "MaximumPacketSize", UNLIMITED_BYTES),
@@ -446,7 +437,7 @@ class Link:
     ) -> None:
         if self._failure is None:
             before = self.phase is not Phase.UP
-            self._failure = _ended(
+            self._failure = ended(
                 self.endpoint, reason, flags.is_disconnect_packet_from_server, before
             )
 
@@ -573,6 +564,8 @@ class Link:
             client.on_disconnect = None
         if wire is not None:
             wire.close()
+            self._past_bytes[0] += wire.sent_bytes
+            self._past_bytes[1] += wire.received_bytes
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -658,101 +651,6 @@ class Loop:
         self.selector.close()
 
 
-class Wire:
-    """The connected socket as paho sees it: reads and writes go through buffers, and are counted.
-
-    paho reads a packet's first bytes one by one and writes each packet by itself; from a buffer
-    both cost next to nothing.
-    """
-
-    def __init__(self, sock: socket.socket, link: Link) -> None:
-        self._sock = sock
-        self._link = link
-        self._input = memoryview(b"")
-        self._output = bytearray()
-        self._error: OSError | None = None
-        self.at_end = False
-        self.closed = False
-
-    @property
-    def has_input(self) -> bool:
-        return len(self._input) > 0
-
-    @property
-    def waiting_bytes(self) -> int:
-        return len(self._output)
-
-    def fill(self) -> bool:
-        """Reads once from the socket. Returns whether there may be more."""
-        try:
-            data = self._sock.recv(READ_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError as error:
-            self._error, self.at_end = error, True
-            return False
-        self._input = memoryview(bytes(self._input) + data) if self._input else memoryview(data)
-        self._link.received_bytes += len(data)
-        self.at_end = not data
-        return bool(data)
-
-    def flush(self) -> None:
-        """Writes what the socket takes."""
-        while self._output and not self.closed:
-            try:
-                count = self._sock.send(self._output[:READ_BYTES])
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return
-            except OSError as error:
-                self._error, self.at_end = error, True
-                self.close()
-                return
-            del self._output[:count]
-            self._link.sent_bytes += count
-
-    def drain(self, timeout_s: float = 1.0) -> None:
-        """Writes all, for a goodbye; gives up after a while."""
-        with selectors.DefaultSelector() as selector:
-            if self.closed:
-                return
-            selector.register(self._sock, selectors.EVENT_WRITE)
-            until = time.monotonic() + timeout_s
-            self.flush()
-            while self._output and not self.closed and time.monotonic() < until:
-                selector.select(0.1)
-                self.flush()
-
-    def recv(self, size: int) -> bytes:
-        if not self._input:
-            if self._error is not None:
-                raise self._error
-            if self.at_end:
-                return b""
-            raise BlockingIOError
-        data = bytes(self._input[:size])
-        self._input = self._input[size:]
-        return data
-
-    def send(self, data: bytes | bytearray) -> int:
-        self._output += data
-        return len(data)
-
-    def close(self) -> None:
-        """Called by paho too, which writes its DISCONNECT and closes at once."""
-        if not self.closed:
-            if self._output and self._error is None:
-                self.drain(0.2)
-            self.closed = True
-            self._link._unwatch()
-            self._sock.close()
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def setblocking(self, flag: bool) -> None:
-        self._sock.setblocking(False)
-
-
 class _Client(mqtt.Client):
     """paho on a socket that is connected already: its own way of connecting blocks the thread."""
 
@@ -775,137 +673,8 @@ def backoff_s(attempts: int, timing: Timing, jitter: Callable[[], float]) -> flo
 
     Devices that lost their broker together come back spread out over the whole time.
     """
-    ceiling = timing.backoff_base_s * 2 ** min(max(attempts - 1, 0), 30)
+    ceiling = math.ldexp(timing.backoff_base_s, min(max(attempts - 1, 0), 30))
     return jitter() * min(timing.backoff_cap_s, ceiling)
-
-
-@functools.lru_cache(maxsize=8)
-def tls_context(ca: Path | None, verify: bool) -> ssl.SSLContext:
-    """TLS 1.2 or later.
-
-    Raises:
-        BrokerUntrusted: the CA file is not there or no certificate.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif ca is None:
-        context.load_default_certs()
-    else:
-        try:
-            context.load_verify_locations(ca)
-        except OSError as error:
-            raise BrokerUntrusted(
-                f"the CA file {ca} cannot be used: {error.strerror or error}",
-                hint="copy ca.crt from the broker's folder to this place",
-                path=str(ca),
-            ) from error
-    return context
-
-
-# ---- what went wrong, in words -------------------------------------------------------------------
-
-
-def _unreachable(endpoint: Endpoint, error: OSError) -> LinkError:
-    where = {"host": endpoint.host, "port": endpoint.port}
-    if isinstance(error, ConnectionRefusedError) or error.errno == errno.ECONNREFUSED:
-        return BrokerUnreachable(
-            f"nothing listens at {endpoint}",
-            hint="is the broker running there (systemctl status mosquitto), on this port?",
-            **where,
-        )
-    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return BrokerUnreachable(
-            f"no route to the broker {endpoint}: {error.strerror}",
-            hint="is this device on the network (ip route)?",
-            **where,
-        )
-    return BrokerUnreachable(
-        f"the broker {endpoint} cannot be reached: {error.strerror or error}",
-        hint="check the address, the port and the network",
-        **where,
-    )
-
-
-def _untrusted(endpoint: Endpoint, error: Exception) -> LinkError:
-    where = {"host": endpoint.host, "port": endpoint.port}
-    if isinstance(error, ssl.SSLCertVerificationError):
-        reason = error.verify_message
-        if error.verify_code in (62, 64):  # host name, IP address
-            return BrokerUntrusted(
-                f"the broker's certificate is not for {endpoint.host}",
-                hint="use a name or address that it was made for, or make it anew with this one: "
-                f"accrue-fleet broker --host {endpoint.host}",
-                **where,
-            )
-        if error.verify_code in (9, 10):  # not yet valid, expired
-            return BrokerUntrusted(
-                f"the broker's certificate: {reason}",
-                hint="is the clock of this device right (date)? else make a new certificate",
-                **where,
-            )
-        ca = f"the CA in {endpoint.ca}" if endpoint.ca else "a CA that this system knows"
-        return BrokerUntrusted(
-            f"the broker {endpoint} is not certified by {ca}: {reason}",
-            hint="copy ca.crt of the fleet's broker here; if you did, this is another broker",
-            **where,
-        )
-    if isinstance(error, ssl.SSLError) and "WRONG_VERSION" in (error.reason or ""):
-        return BrokerUntrusted(
-            f"{endpoint} does not speak TLS",
-            hint="is this the port with TLS (8883 as a rule, where 1883 is without)?",
-            **where,
-        )
-    if isinstance(error, ssl.SSLEOFError | ConnectionError):
-        return BrokerUnreachable(
-            f"{endpoint} ended the connection while TLS was being set up",
-            hint="is this the broker's port with TLS (8883 as a rule)?",
-            **where,
-        )
-    return BrokerUntrusted(f"TLS with {endpoint} failed: {error}", **where)
-
-
-def _rejected(endpoint: Endpoint, reason: ReasonCode) -> LinkError:
-    """CONNACK with a reason code of failure."""
-    where = {"host": endpoint.host, "port": endpoint.port, "reason": reason.value}
-    if reason.value in (BAD_PASSWORD, NOT_AUTHORIZED):
-        return BrokerDenied(
-            f"the broker {endpoint} does not accept user {endpoint.user!r} with this password",
-            hint="the fleet's owner may have to add this device again: accrue-fleet roster invite",
-            **where,
-        )
-    if reason.value == PROTOCOL_VERSION:
-        return LinkError(
-            f"the broker {endpoint} does not speak MQTT 5",
-            hint="use one that does, as Mosquitto from 2.0 on",
-            **where,
-        )
-    return LinkError(f"the broker {endpoint} refused the connection: {reason}", **where)
-
-
-def _ended(endpoint: Endpoint, reason: ReasonCode, by_broker: bool, before: bool) -> LinkError:
-    where = {"host": endpoint.host, "port": endpoint.port, "reason": reason.value}
-    if by_broker and reason.value == TAKEN_OVER:
-        return BrokerDenied(
-            f"another connection with this device's id took the place of this one at {endpoint}",
-            hint="a second process or a copied identity; stop one, or join with the other anew",
-            **where,
-        )
-    if by_broker:
-        return LinkError(f"the broker {endpoint} ended the connection: {reason}", **where)
-    if before:
-        return BrokerUnreachable(
-            f"{endpoint} ended the connection before it answered",
-            hint="is this the broker's port, and does it want TLS?",
-            **where,
-        )
-    return BrokerUnreachable(
-        f"the connection to {endpoint} was lost",
-        hint="nothing is lost with it: the link comes back by itself",
-        **where,
-    )
 
 
 # ---- sizes ---------------------------------------------------------------------------------------
