@@ -1,4 +1,4 @@
-"""Outgoing messages that must not be forgotten, by topic; the latest of a topic replaces the others.
+"""Outgoing messages that must not be forgotten, by topic: the latest replaces the others.
 
 What a device says about its classes needs no outbox: the ledger knows what the broker has not
 acknowledged. This is for the rest, such as topics still to be cleared.
