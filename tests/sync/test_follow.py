@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from accrue.errors import FormatError
 from accrue.sync.batch import Batch, divided, packed_bytes
-from accrue.sync.follow import REFRESH_S, RESUME_S, Follow
+from accrue.sync.follow import REFRESH_S, RESUME_S, SILENCE_S, Follow
 
 E1, E2 = "00" * 8, "11" * 8
 
@@ -88,7 +88,7 @@ def test_batches_in_order_bring_no_second_snapshot() -> None:
     found = following()
     heard = [m for n in range(5, 9) for m in found.batch(batch(n), n)]
     assert [topic for topic, _ in heard] == ["t/5", "t/6", "t/7", "t/8"]
-    assert not found.direct(100)
+    assert not found.direct(8 + SILENCE_S)
     assert (found.snapshots, found.gaps, found.batches) == (1, 0, 4)
 
 
@@ -141,6 +141,25 @@ def test_another_relay_is_followed_after_a_snapshot() -> None:
     assert found.snapshots == 2
 
 
+def test_a_last_batch_that_never_came_is_noticed_by_what_the_relay_says_of_itself() -> None:
+    found = following()
+    found.batch(batch(4), 1)
+    found.relay_state(E1, True, 2, last=4)
+    assert found.gaps == 0
+    found.relay_state(E1, True, 3, last=5)
+    assert found.direct(3 + RESUME_S)
+    assert found.gaps == 1
+
+
+def test_a_relay_that_falls_silent_is_held_to_be_lost() -> None:
+    found = following()
+    found.relay_state(E1, True, 10)
+    assert not found.direct(10 + SILENCE_S)
+    assert not found.direct(11 + SILENCE_S)
+    assert found.direct(11 + SILENCE_S + RESUME_S)
+    assert found.relay is None
+
+
 def test_a_new_connection_begins_again() -> None:
     found = following()
     found.connected(5)
@@ -150,6 +169,7 @@ def test_a_new_connection_begins_again() -> None:
 
 def test_what_is_retained_is_read_again_from_time_to_time() -> None:
     found = following()
+    found.relay_state(E1, True, REFRESH_S - 1)
     assert not found.direct(REFRESH_S - 1)
     assert found.direct(REFRESH_S)
     assert found.snapshots == 2

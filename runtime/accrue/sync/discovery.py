@@ -34,19 +34,9 @@ class Publication:
     retain: bool
 
 
-def check_prefix(prefix: str) -> str:
-    """The same prefix, if it can begin a topic; empty means off.
-
-    Raises:
-        ConfigError: wildcards, spaces, empty levels, or more than four levels.
-    """
-    if prefix and not PREFIX.fullmatch(prefix):
-        raise ConfigError(
-            f"home_assistant is {prefix[:80]!r}; expected a topic prefix such as homeassistant",
-            hint="letters, digits, - and _, up to four levels with / between them; empty: off",
-            found=prefix,
-        )
-    return prefix
+def fits_prefix(prefix: str) -> bool:
+    """Whether it can begin a topic: up to four levels of letters, digits, - and _; or empty."""
+    return not prefix or PREFIX.fullmatch(prefix) is not None
 
 
 class HomeAssistant:
@@ -63,6 +53,9 @@ class HomeAssistant:
         name: what people call the device.
         software: version of Accrue.
         versions: whether a class set with versions is followed (policy curated).
+
+    Raises:
+        ConfigError: a prefix that no topic can have.
     """
 
     def __init__(
@@ -76,8 +69,14 @@ class HomeAssistant:
         software: str,
         versions: bool = False,
     ) -> None:
+        if not fits_prefix(prefix):
+            raise ConfigError(
+                f"home_assistant is {prefix[:80]!r}; expected a topic prefix",
+                hint="homeassistant is the usual one; empty: off",
+                found=prefix,
+            )
         self._ledger = ledger
-        self._prefix = check_prefix(prefix)
+        self._prefix = prefix
         self._base = f"accrue/v1/{fleet}/dev/{device}"
         self._fleet, self._device, self._name, self._software = fleet, device, name, software
         self._wanted = {_ANSWER: _PLATFORMS[_ANSWER]}

@@ -16,6 +16,7 @@ RESUME_S = 10.0  # over this a fleet spreads its snapshots when a relay is lost,
 # A broker drops what a slow reader leaves in its queue, and tells nobody. The retained messages
 # have it still, so they are read again from time to time.
 REFRESH_S = 6 * 3600.0
+SILENCE_S = 35.0  # of a relay that says every 10 s that it is there; then it is held to be lost
 
 
 class Follow:
@@ -36,6 +37,7 @@ class Follow:
         self._next: int | None = None  # number of its next batch, once one was heard
         self._complete = False  # the snapshot, since direct listening began
         self._snapshot_at: float | None = None
+        self._heard_at = 0.0  # the relay, of itself or in a batch
         self._direct = True
         self.snapshots = 0
         self.gaps = 0
@@ -56,6 +58,9 @@ class Follow:
         grown, they are to be subscribed to anew, which makes the broker send what it retains."""
         if self._snapshot_at is not None and now >= self._snapshot_at:
             self._begin(now)
+        if self._relay is not None and now - self._heard_at > SILENCE_S:
+            self._relay = None
+            self._missed(now)
         if self._direct and self._complete and self._relay is not None:
             self._direct = False
         return self._direct
@@ -64,14 +69,24 @@ class Follow:
         """All that was retained when direct listening began has been heard."""
         self._complete = True
 
-    def relay_state(self, epoch: str, ready: bool, now: float) -> None:
+    def relay_state(self, epoch: str, ready: bool, now: float, last: int = 0) -> None:
         """What `relay/state` says. An end that another epoch tells of (a late last will) is not
-        the end of the relay that is followed."""
+        the end of the relay that is followed.
+
+        Args:
+            last: number of the last batch that it sent to this class set and space.
+        """
+        if ready:
+            self._heard_at = now
         if ready and epoch != self._relay:
             self._relay, self._next = epoch, None
             self._missed(now)
         elif not ready and epoch == self._relay:
             self._relay = None
+            self._missed(now)
+        elif ready and self._next is not None and last >= self._next:
+            self._next = last + 1
+            self.gaps += 1
             self._missed(now)
 
     def batch(self, payload: bytes, now: float) -> tuple[Message, ...]:
@@ -91,7 +106,7 @@ class Follow:
         if self._next is not None and found.number > self._next:
             self.gaps += 1
             self._missed(now)
-        self._next = found.number + 1
+        self._next, self._heard_at = found.number + 1, now
         self.batches += 1
         return found.messages
 
