@@ -25,6 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from accrue.errors import AccrueError, UsageError
+from accrue.learn.state import State
+from accrue.sync.broker import BrokerPlan, new_password
+from accrue.sync.local_broker import LocalBroker
 from simulation.devices import work
 from simulation.meter import Meter
 from simulation.network import Faults as NetworkFaults
@@ -32,11 +37,6 @@ from simulation.network import Network, network
 from simulation.plan import FLEET, Faults, Place, Plan, id_of_class
 from simulation.processes import usage
 from simulation.relaying import relaying
-
-from accrue.errors import AccrueError, UsageError
-from accrue.learn.state import State
-from accrue.sync.broker import BrokerPlan, new_password
-from accrue.sync.local_broker import LocalBroker
 
 ANSWER_S = 240.0  # the longest that a process may take to answer
 POLL_S = 0.25
@@ -112,7 +112,7 @@ def started_broker(plan: Plan, folder: Path) -> Iterator[tuple[LocalBroker, str]
         folder, BrokerPlan(FLEET, tls=plan.tls, autosave_s=1 if plan.faults.kills else 60)
     )
     password = new_password()
-    accounts = {device: ("device", password) for device in plan.device_ids()}
+    accounts = dict.fromkeys(plan.device_ids(), ("device", password))
     for user, role in (("relay", "relay"), ("meter", "owner")):
         broker.passwords[user] = password
         accounts[user] = (role, password)

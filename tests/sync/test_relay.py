@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from accrue.sync.batch import Batch
+from accrue.sync.batch import Batch, read_state
 from accrue.sync.broker import BrokerPlan
 from accrue.sync.link import Limits, Link, Loop, Message, Received, Sent, Timing
 from accrue.sync.local_broker import LocalBroker
-from accrue.sync.relay import Relay, read_state
+from accrue.sync.relay import Relay
 from accrue.sync.topics import BY_NAME, Topics
 
 DEVICE, READER = "0123456789ab", "cdefghjkmnpq"

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-from simulation.plan import Place, Plan, Teach, class_name, id_of_class, private_key
-
 from accrue.sync.clock import Clock
 from accrue.sync.endpoint import Endpoint
 from accrue.sync.exchange import Exchange
@@ -26,6 +23,7 @@ from accrue.sync.ledger import Applied, Heard
 from accrue.sync.link import Loop, Timing
 from accrue.sync.replica import MemoryLedger
 from accrue.sync.trust import KnownKeys
+from simulation.plan import Place, Plan, Teach, class_name, id_of_class, private_key
 
 LOOP_S = 0.05
 TIMERS_S = 0.5  # how often each device looks at its own timers
@@ -212,7 +210,7 @@ class _Worker:
         return {
             "ready": sum(device.exchange.is_ready for device in self._devices),
             "settled": sum(device.exchange.is_settled for device in self._devices),
-            "following": sum(not device.exchange.follow.direct_now for device in self._devices),
+            "following": sum(device.exchange.follow.following for device in self._devices),
             "taught": len(self._taught),
             "applied": len(self._events.times),
             "behind": len(self._behind) if self._target is not None else len(self._devices),

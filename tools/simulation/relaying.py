@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from simulation.plan import FLEET
-
 from accrue.sync.endpoint import Endpoint
 from accrue.sync.relay import Relay
+from simulation.plan import FLEET
 
 
 @contextmanager

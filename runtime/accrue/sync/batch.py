@@ -6,6 +6,7 @@ had come by itself, so a relay needs no key and no trust. It can withhold, not f
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,3 +100,21 @@ def divided(messages: Sequence[Message], limit: int) -> Iterator[tuple[Message, 
         room -= size
     if group:
         yield tuple(group)
+
+
+def read_state(payload: bytes) -> tuple[str, str, dict[str, int]]:
+    """What `relay/state` says: epoch, state, and the number of the last batch of each set and
+    space; ("", "", {}) where it says nothing that can be read."""
+    try:
+        found = json.loads(payload)
+        epoch, state, last = found["epoch"], found["state"], found["last"]
+        if not (
+            type(epoch) is str
+            and len(epoch) == 16
+            and type(state) is str
+            and all(type(n) is int for n in last.values())
+        ):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "", "", {}
+    return epoch, state, last

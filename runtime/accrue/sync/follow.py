@@ -48,6 +48,11 @@ class Follow:
         """Epoch of the relay that is ready."""
         return self._relay
 
+    @property
+    def following(self) -> bool:
+        """Whether the relay alone is listened to."""
+        return not self._direct
+
     def connected(self, now: float) -> None:
         """A new connection, without what was missed: everything is asked for again."""
         self._relay, self._next = None, None
@@ -64,6 +69,10 @@ class Follow:
         if self._direct and self._complete and self._relay is not None:
             self._direct = False
         return self._direct
+
+    def look_again(self, now: float) -> None:
+        """Something else was lost: takes a snapshot with the next call of `direct`."""
+        self._snapshot_at = now
 
     def snapshot_complete(self) -> None:
         """All that was retained when direct listening began has been heard."""

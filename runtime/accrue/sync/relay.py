@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from accrue.errors import AccrueError, BrokerDenied
-from accrue.sync.batch import Batch, divided
+from accrue.sync.batch import Batch, divided, read_state
 from accrue.sync.endpoint import Endpoint
 from accrue.sync.link import Limits, Link, Loop, Message, Received, Sent, Timing
 from accrue.sync.topics import BY_NAME, Topics
@@ -237,21 +237,3 @@ class Relay:
             separators=(",", ":"),
         )
         return Message(self._state_topic, text.encode(), BY_NAME["relay-state"])
-
-
-def read_state(payload: bytes) -> tuple[str, str, dict[str, int]]:
-    """What `relay/state` says: epoch, state, and the number of the last batch of each set and
-    space; ("", "", {}) where it says nothing that can be read."""
-    try:
-        found = json.loads(payload)
-        epoch, state, last = found["epoch"], found["state"], found["last"]
-        if not (
-            type(epoch) is str
-            and len(epoch) == 16
-            and type(state) is str
-            and all(type(n) is int for n in last.values())
-        ):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return "", "", {}
-    return epoch, state, last
