@@ -342,11 +342,11 @@ def _value(subject: str, value: Any, class_id: str, dim: int) -> Value:
         return target, _line(text, NAME_LIMIT, "name")
     _require(group in SUBJECTS, "subject", subject, ", ".join(SUBJECTS))
     _require(name == class_id, "subject", subject, f"{group}/{class_id}")
+    if value is None:
+        return None
     if group == "kept":
         _require(type(value) is bool, subject, value, "true or false")
         return cast(bool, value)
-    if value is None:
-        return None
     if group == "name":
         return _line(value, NAME_LIMIT, "name")
     if group == "merged":
