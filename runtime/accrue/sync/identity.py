@@ -32,7 +32,7 @@ from accrue.store.names import shown
 FOLDER = "fleet"
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32, lower case
 DEVICE_ID = re.compile(rf"[{ALPHABET}]{{12}}")
-FLEET_ID = re.compile(r"[a-z0-9-]{1,32}")
+FLEET_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 KEY_BYTES = 32
 MQTT_TLS_PORT, MQTT_PORT = 8883, 1883
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")

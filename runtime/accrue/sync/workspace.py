@@ -62,7 +62,7 @@ _SCHEMA = (
         PRIMARY KEY (class_set, space, version)) WITHOUT ROWID""",
     """CREATE TABLE proposal (id INTEGER PRIMARY KEY AUTOINCREMENT, class_set TEXT NOT NULL,
         space TEXT NOT NULL, class_id TEXT NOT NULL, name TEXT NOT NULL, entries TEXT NOT NULL,
-        at REAL NOT NULL, status TEXT NOT NULL, remark TEXT NOT NULL)""",
+        parcel TEXT NOT NULL, at REAL NOT NULL, status TEXT NOT NULL, remark TEXT NOT NULL)""",
     """CREATE TABLE invite (code TEXT PRIMARY KEY, name TEXT NOT NULL, until REAL NOT NULL,
         device TEXT, request BLOB, reply BLOB, wrong INTEGER NOT NULL DEFAULT 0)""",
     "CREATE TABLE report (device TEXT PRIMARY KEY, state TEXT, report BLOB, at REAL NOT NULL)",
@@ -100,7 +100,8 @@ class Proposal:
     """What devices have said about one class and the owner has not decided, or not published.
 
     Attributes:
-        entries: (device, revision) of each. status: open, approved, denied or replaced.
+        entries: (device, revision) of each. parcel: digest of what they say.
+        status: open, approved, denied or replaced.
     """
 
     id: int
@@ -108,6 +109,7 @@ class Proposal:
     class_id: str
     name: str
     entries: tuple[tuple[str, int], ...]
+    parcel: str
     at: float
     status: str
     remark: str
@@ -475,7 +477,7 @@ class Workspace:
     def proposals(self, scope: Scope | None = None, status: str | None = None) -> list[Proposal]:
         with self.database.reading() as db:
             rows = db.execute(
-                """SELECT id, class_set, space, class_id, name, entries, at, status, remark
+                """SELECT id, class_set, space, class_id, name, entries, parcel, at, status, remark
                 FROM proposal ORDER BY id"""
             ).fetchall()
         dims = {(s.class_set, s.space): s for s in self.scopes()}
@@ -500,7 +502,12 @@ class Workspace:
         raise NotFound(f"no proposal {number}", hint="see: accrue-fleet propose", found=number)
 
     def add_proposal(
-        self, scope: Scope, class_id: str, name: str, entries: Sequence[tuple[str, int]]
+        self,
+        scope: Scope,
+        class_id: str,
+        name: str,
+        entries: Sequence[tuple[str, int]],
+        parcel: str,
     ) -> int:
         """Opens a proposal; one that is open for the class is replaced."""
         with self.database.atomic() as db:
@@ -510,13 +517,14 @@ class Workspace:
                 (scope.class_set, scope.space, class_id),
             )
             done = db.execute(
-                "INSERT INTO proposal VALUES (NULL, ?, ?, ?, ?, ?, ?, 'open', '')",
+                "INSERT INTO proposal VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 'open', '')",
                 (
                     scope.class_set,
                     scope.space,
                     class_id,
                     name,
                     json.dumps([list(entry) for entry in entries]),
+                    parcel,
                     self.now(),
                 ),
             )
