@@ -25,6 +25,7 @@ from accrue.sync.signed import canonical
 
 FORMAT = "contribution/1"
 PART_LIMIT_BYTES = 16 * 2**20  # packed
+CONTENT_LIMIT_BYTES = 16 * 2**20  # of all parts of one contribution, packed
 PARTS_LIMIT = 64
 FACTS_LIMIT = 4_096
 GONE_LIMIT = 8_192
@@ -117,6 +118,31 @@ class Part:
         return sum(member.n_rows for member in self.members)
 
 
+class Content(NamedTuple):
+    """Where the content of a member is: rows `start` to `start + n_rows` of the part, or all of it
+    where `kind` is "statistics"."""
+
+    owner: str
+    sha256: str
+    kind: PartKind
+    start: int
+    n_rows: int
+    at_ms: int
+
+
+class Claim(NamedTuple):
+    """A fact with its author, the class that it is filed under and, of a member, the content.
+
+    Of two claims on a subject the greater one wins: the first three fields never agree.
+    """
+
+    stamp: int
+    device: str
+    class_id: str
+    value: Value
+    content: Content | None
+
+
 @dataclass(frozen=True)
 class Contribution:
     """All that one device says about one class: a single-writer register.
@@ -150,6 +176,22 @@ class Contribution:
     def digest(self) -> bytes:
         """SHA-256 of the canonical body."""
         return hashlib.sha256(canonical(self.to_body())).digest()
+
+    @cached_property
+    def claims(self) -> Mapping[str, Claim]:
+        """What it says, by subject: its facts and its members."""
+        device, class_id = self.device, self.class_id
+        found = {
+            subject: Claim(fact.stamp, device, class_id, fact.value, None)
+            for subject, fact in self.facts.items()
+        }
+        for part in self.parts:
+            start = 0
+            for subject, n_rows, at_ms, stamp in part.members:
+                content = Content(device, part.sha256, part.kind, start, n_rows, at_ms)
+                found[subject] = Claim(stamp, device, class_id, class_id, content)
+                start += n_rows
+        return found
 
     def to_body(self) -> dict[str, Any]:
         """The object that is signed and sent."""
@@ -202,10 +244,16 @@ class Contribution:
             _part(part, revision)
             for part in _listed(body["parts"], 0, PARTS_LIMIT, "list of parts")
         )
+        size = sum(part.size for part in parts)
+        if size > CONTENT_LIMIT_BYTES:
+            raise Rejected(
+                f"contribution with {size:,} bytes of parts; at most {CONTENT_LIMIT_BYTES:,}",
+                reason="oversized",
+                found=size,
+                expected=CONTENT_LIMIT_BYTES,
+            )
         subjects = [*facts, *(m.subject for part in parts for m in part.members)]
         _require(len(set(subjects)) == len(subjects), "subject", "one that is there twice", "once")
-        hashes = {part.sha256 for part in parts}
-        _require(len(hashes) == len(parts), "part", "one that is listed twice", "once")
         return cls(scope, device, class_id, revision, facts, gone, parts)
 
 

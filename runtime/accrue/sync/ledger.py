@@ -82,7 +82,14 @@ class Ledger(Protocol):
 
     def has_part(self, sha256: str) -> bool: ...
 
-    def hear(self, heard: Sequence[Heard]) -> Applied: ...
+    def part(self, sha256: str) -> bytes | None:
+        """The packed bytes of a part, own or heard; None where there are none."""
+        ...
+
+    def hear(self, heard: Sequence[Heard]) -> Applied:
+        """Takes contributions over. A part may be in `parts` of none of them and be listed by one,
+        where the ledger had it: nothing is dropped before all of them are taken over."""
+        ...
 
     def forget(self, device: str) -> None:
         """Drops all that another device said."""

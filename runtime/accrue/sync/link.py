@@ -219,6 +219,10 @@ class Link:
             self._wire.drain()
         self._end(Phase.CLOSED)
 
+    def cut(self) -> None:
+        """Stays closed, without a goodbye: the broker sends the will."""
+        self._end(Phase.CLOSED)
+
     def abort(self) -> None:
         """Ends the connection as a power cut would; the link reconnects after its back-off."""
         if self.phase not in (Phase.CLOSED, Phase.WAITING):
