@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from accrue.errors import Conflict
+from accrue.errors import Conflict, NotFound
 from accrue.store.names import shown
 from accrue.sync.archive import open_parcel
 from accrue.sync.content import sha256
@@ -62,15 +62,6 @@ def require_curated(workspace: Workspace, scope: Scope) -> ManifestHead:
             hint=f"to decide what goes live: accrue-fleet policy {scope.class_set} curated",
         )
     return head
-
-
-def draft_difference(workspace: Workspace, scope: Scope) -> Difference:
-    """What it would change to take all drafts over."""
-    base = basis(workspace, scope)
-    return difference(
-        summarise(base.listed.values(), scope),
-        summarise({**base.listed, **_drafts(workspace, scope, base)}.values(), scope),
-    )
 
 
 def propose(workspace: Workspace, scope: Scope) -> list[Proposal]:
@@ -203,22 +194,77 @@ def rollback(workspace: Workspace, scope: Scope, to: int | None = None, note: st
         )
 
 
-def curate(workspace: Workspace, scope: Scope) -> list[Step]:
-    """Makes a class set curated. What devices have taught so far is its first content."""
-    held = {
-        key: one for key, one in _known(workspace, scope).items() if not one.contribution.is_empty
-    }
-    with workspace.database.atomic():
-        base = basis(workspace, scope)
-        version = _keep(workspace, scope, base, held, _revisions(held), (), "as it was when open")
-        head = workspace.set_head(
-            scope,
-            version,
-            None,
-            "publish",
-            f"published manifest {version.number} of {scope.class_set}: all that was taught so far",
+def curate(workspace: Workspace, class_set: str, scopes: Sequence[Scope]) -> list[Step]:
+    """Makes a class set curated. What devices have taught so far is its first content, so that
+    nothing changes on any of them.
+
+    Raises:
+        Conflict: it is curated already. NotFound: nothing is known of it.
+    """
+    if workspace.roster().policy(class_set) == "curated":
+        raise Conflict(f"class set {shown(class_set)} is curated already")
+    if not scopes:
+        raise NotFound(
+            f"no class set {shown(class_set)} is known in fleet {workspace.fleet}",
+            hint="it is known once a device has taught something: accrue-fleet status",
         )
-        return [head, workspace.set_policy(scope.class_set, "curated")]
+    steps = []
+    with workspace.database.atomic():
+        for scope in scopes:
+            held = _known(workspace, scope)
+            base = basis(workspace, scope)
+            note = "all that was taught so far"
+            version = _keep(workspace, scope, base, held, _revisions(held), (), note)
+            said = f"published manifest {version.number} of {class_set}: {note}"
+            steps.append(workspace.set_head(scope, version, None, "publish", said))
+        steps.append(workspace.set_policy(class_set, "curated"))
+    return steps
+
+
+def without_forgotten(workspace: Workspace) -> list[Step]:
+    """After a device was forgotten: manifests in force that list it are put in force without it."""
+    forgotten = _forgotten(workspace)
+    steps = []
+    for scope in workspace.scopes():
+        head = workspace.head(scope)
+        if head is None or workspace.roster().policy(scope.class_set) != "curated":
+            continue
+        base = basis(workspace, scope)
+        if any(device in forgotten for device, _ in base.listed):
+            note = "without devices that were forgotten"
+            version = _keep(workspace, scope, base, base.listed, base.considered, (), note)
+            said = f"published manifest {version.number} of {scope.class_set}: {note}"
+            steps.append(workspace.set_head(scope, version, None, "publish", said))
+    return steps
+
+
+def waiting(workspace: Workspace, scope: Scope) -> dict[str, int]:
+    """How many drafts nobody has looked at, and how many proposals wait to be published."""
+    base = basis(workspace, scope)
+    decided = approved_and_denied(workspace.proposals(scope), base.considered)
+    seen = {(d, p.class_id, r) for p in decided for d, r in p.entries}
+    drafts = _drafts(workspace, scope, base)
+    return {
+        "drafts": sum(
+            (d, c, one.contribution.revision) not in seen for (d, c), one in drafts.items()
+        ),
+        "decided": len(decided),
+    }
+
+
+def compare(workspace: Workspace, scope: Scope, first: int | None, last: int | None) -> Difference:
+    """From one manifest (else the one in force) to another (else all that is taught now)."""
+    base = basis(workspace, scope)
+    before: Mapping[Key, Heard] = base.listed
+    if first is not None:
+        version = workspace.version(scope, first)
+        before = workspace.listed(workspace.manifest(scope, version))
+    if last is not None:
+        version = workspace.version(scope, last)
+        after = workspace.listed(workspace.manifest(scope, version))
+    else:
+        after = {**base.listed, **_drafts(workspace, scope, base)}
+    return difference(summarise(before.values(), scope), summarise(after.values(), scope))
 
 
 # ---- parts of it --------------------------------------------------------------------------------
@@ -239,6 +285,9 @@ def _next(
                 listed[key] = content[key]
             if proposal.remark or not taken:
                 remarks.append(Remark(device, proposal.class_id, revision, taken, proposal.remark))
+    for key, one in _known(workspace, scope).items():
+        if _is_same(one, listed.get(key)):
+            considered[key] = max(one.contribution.revision, considered.get(key, 0))
     return _keep(workspace, scope, base, listed, considered, tuple(remarks), note)
 
 
@@ -251,7 +300,7 @@ def _keep(
     remarks: tuple[Remark, ...],
     note: str,
 ) -> Version:
-    forgotten = {d for d, m in workspace.roster().devices.items() if m.forgotten is not None}
+    forgotten = _forgotten(workspace)
     by_class: dict[str, list[Heard]] = {}
     for (device, class_id), one in sorted(listed.items()):
         if device not in forgotten and not one.contribution.is_empty:
@@ -295,12 +344,31 @@ def _known(workspace: Workspace, scope: Scope) -> dict[Key, Heard]:
     }
 
 
+def _forgotten(workspace: Workspace) -> set[str]:
+    return {d for d, m in workspace.roster().devices.items() if m.forgotten is not None}
+
+
 def _drafts(workspace: Workspace, scope: Scope, base: Basis) -> dict[Key, Heard]:
+    """What is newer than was considered, and says something else than what is listed."""
     return {
         key: one
         for key, one in _known(workspace, scope).items()
         if one.contribution.revision > base.considered.get(key, 0)
+        and not _is_same(one, base.listed.get(key))
     }
+
+
+def _is_same(one: Heard, listed: Heard | None) -> bool:
+    """Whether a contribution repeats what is listed, as after a device took a manifest over."""
+    said = one.contribution
+    if listed is None:
+        return said.is_empty
+    there = listed.contribution
+    return (dict(said.facts), dict(said.gone), said.parts) == (
+        dict(there.facts),
+        dict(there.gone),
+        there.parts,
+    )
 
 
 def _content_of(workspace: Workspace, proposal: Proposal) -> dict[Key, Heard]:

@@ -18,6 +18,7 @@ from accrue.store.names import shown
 from accrue.sync.content import Pointer, fields, malformed, pack, unpack
 from accrue.sync.identity import DEVICE_ID, FLEET_ID, KEY_BYTES, hex_key
 from accrue.sync.signed import open_sealed, seal
+from accrue.sync.trust import Reason
 
 FORMAT = "roster/1"
 LARGEST_STAMP = 2**63 - 1
@@ -284,7 +285,7 @@ class RosterTrust:
 
     def verify(
         self, device: str, revision: int, signature: bytes, signed_bytes: bytes
-    ) -> str | None:
+    ) -> Reason | None:
         """None, or the reason to refuse it: `unknown-device`, `revoked` or `forged`."""
         member = None if self.roster is None else self.roster.devices.get(device)
         if member is None:

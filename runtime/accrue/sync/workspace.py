@@ -27,6 +27,7 @@ from accrue.sync.archive import open_parcel, parcel
 from accrue.sync.clock import Clock
 from accrue.sync.content import Pointer, sha256
 from accrue.sync.contribution import Contribution, Scope
+from accrue.sync.difference import Summary, summarise
 from accrue.sync.enrol import CODE_SECONDS, new_code
 from accrue.sync.identity import (
     Broker,
@@ -67,6 +68,7 @@ _SCHEMA = (
         device TEXT, request BLOB, reply BLOB, wrong INTEGER NOT NULL DEFAULT 0)""",
     "CREATE TABLE report (device TEXT PRIMARY KEY, state TEXT, report BLOB, at REAL NOT NULL)",
     "CREATE TABLE coming (class_set TEXT PRIMARY KEY, envelope BLOB)",
+    "CREATE TABLE published (sha256 TEXT PRIMARY KEY, chunks INTEGER NOT NULL)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     """CREATE TABLE log (seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL,
         verb TEXT NOT NULL, summary TEXT NOT NULL, subject TEXT, before TEXT, after TEXT,
@@ -460,6 +462,24 @@ class Workspace:
                     found[listed.parcel.sha256] = self.content(listed.parcel.sha256)
         return found
 
+    def published(self) -> dict[str, int]:
+        """Digests of contents that the broker retains, as far as is known, to their chunks."""
+        with self.database.reading() as db:
+            return dict(db.execute("SELECT sha256, chunks FROM published").fetchall())
+
+    def note_published(self, digest: str, chunks: int) -> None:
+        with self.database.atomic() as db:
+            db.execute("INSERT OR REPLACE INTO published VALUES (?, ?)", (digest, chunks))
+
+    def note_cleared(self, digest: str) -> None:
+        with self.database.atomic() as db:
+            db.execute("DELETE FROM published WHERE sha256 = ?", (digest,))
+
+    def forget_published(self) -> None:
+        """Everything has to be sent anew."""
+        with self.database.atomic() as db:
+            db.execute("DELETE FROM published")
+
     # ---- the announcement of another space ------------------------------------------------------
 
     def coming_bytes(self) -> dict[str, bytes]:
@@ -576,6 +596,11 @@ class Workspace:
                 "UPDATE invite SET device = ?, request = ?, reply = ? WHERE code = ?",
                 (device, request, reply, invite.code),
             )
+
+    def is_used(self, invite: Invite) -> bool:
+        with self.database.reading() as db:
+            row = db.execute("SELECT device FROM invite WHERE code = ?", (invite.code,)).fetchone()
+        return row is not None and row[0] is not None
 
     def wrong_guess(self, invites: Iterable[Invite]) -> None:
         """Counts an answer that knew none of these codes."""
@@ -771,6 +796,11 @@ class WorkspaceLedger:
             found = db.execute("SELECT 1 FROM part WHERE sha256 = ?", (sha256,)).fetchone()
         return found is not None
 
+    def part(self, sha256: str) -> bytes | None:
+        with self._database.reading() as db:
+            row = db.execute("SELECT body FROM part WHERE sha256 = ?", (sha256,)).fetchone()
+        return None if row is None else bytes(row[0])
+
     def hear(self, heard: Sequence[Heard]) -> Applied:
         taken, classes = 0, set()
         with self._database.atomic() as db:
@@ -796,6 +826,17 @@ class WorkspaceLedger:
     def _where(self) -> tuple[str, str]:
         return self.scope.class_set, self.scope.space
 
+    def summary(self) -> Summary:
+        """The classes that devices of the roster have taught, all together."""
+        roster = self._workspace.roster()
+        kept = [
+            one
+            for (device, _), one in self.heard().items()
+            if (member := roster.devices.get(device)) is not None
+            and (member.forgotten is None or one.contribution.revision > member.forgotten)
+        ]
+        return summarise(kept, self.scope)
+
     def heard(self) -> dict[tuple[str, str], Heard]:
         """All of it, with all of its bytes."""
         with self._database.reading() as db:
@@ -807,12 +848,10 @@ class WorkspaceLedger:
                 contribution = Contribution.from_body(parse(split(envelope)[1]))
                 parts = {}
                 for part in contribution.parts:
-                    row = db.execute(
-                        "SELECT body FROM part WHERE sha256 = ?", (part.sha256,)
-                    ).fetchone()
-                    if row is None:
+                    body = self.part(part.sha256)
+                    if body is None:
                         raise corrupt(self._database.path, f"part {part.sha256[:12]} is missing")
-                    parts[part.sha256] = bytes(row[0])
+                    parts[part.sha256] = body
                 found[contribution.key] = Heard(contribution, bytes(envelope), parts)
         return found
 
