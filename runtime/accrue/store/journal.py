@@ -36,9 +36,11 @@ TRACKED: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "name": ("key", frozenset({"text", "class_id", "active"})),
     "shot": ("id", frozenset({"class_id", "active", "folded"})),
-    "folded": ("id", frozenset({"active"})),
-    "refusal": ("id", frozenset({"active"})),
+    "folded": ("id", frozenset({"class_id", "active"})),
+    "refusal": ("id", frozenset({"class_id", "active"})),
+    "tombstone": ("class_id", frozenset({"covered"})),
 }
+_UNMADE = {"folded", "tombstone"}  # rows that come into being outside of any entry
 _ENTRY = "seq, at, actor, verb, summary, undoes, undone_by, purged"
 
 
@@ -209,7 +211,7 @@ def disagreements(db: sqlite3.Connection) -> list[str]:
                     (table, column),
                 )
             ]
-        if table != "folded":
+        if table not in _UNMADE:
             found += [
                 f"{table} {key}: no entry of the journal made it"
                 for (key,) in db.execute(
@@ -248,11 +250,12 @@ def _entry(row: tuple[Any, ...]) -> Entry:
 
 
 def _newest(db: sqlite3.Connection) -> Entry:
-    """What last took effect and still is in effect."""
+    """What this device did last that still is in effect; what it received is undone by number."""
     row = db.execute(
         f"""SELECT {_ENTRY} FROM journal
         LEFT JOIN (SELECT entry, max(position) AS last FROM change GROUP BY entry) ON entry = seq
-        WHERE undone_by IS NULL AND verb != 'undo' AND (NOT purged OR verb = 'purge')
+        WHERE undone_by IS NULL AND verb NOT IN ('undo', 'sync')
+            AND (NOT purged OR verb = 'purge')
         ORDER BY last DESC LIMIT 1"""
     ).fetchone()
     if row is None:
@@ -312,6 +315,13 @@ def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change
                 hint="teach the class again",
                 seq=asked.seq,
             )
+        if (table, column) == ("shot", "folded") and _is_of_another(db, key):
+            raise Conflict(
+                f"entry {asked.seq} ({asked.summary}) cannot be undone: the device that taught "
+                f"shot {key} took it back, and its rows left this device",
+                hint="teach it here",
+                seq=asked.seq,
+            )
         if (table, column) == ("shot", "folded"):
             raise Conflict(
                 f"entry {asked.seq} ({asked.summary}) cannot be undone: rows of its shots were "
@@ -326,6 +336,11 @@ def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change
             (table, key, column),
         ).fetchone()
         raise _stands_on(asked, *(row or (asked.seq, "nothing in the journal")))
+
+
+def _is_of_another(db: sqlite3.Connection, shot: str) -> bool:
+    row = db.execute("SELECT device FROM shot WHERE id = ?", (shot,)).fetchone()
+    return row is not None and row[0] != ""
 
 
 def _require_no_cycle(db: sqlite3.Connection, asked: Entry, mentioned: list[Change]) -> None:
