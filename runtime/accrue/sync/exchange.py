@@ -147,6 +147,8 @@ class Exchange:
         self._others = {"set": scope.class_set, "space": scope.space16}
         self._sessions = Sessions(now_ms)
         self._fence = b""
+        self._again: dict[bytes, Callable[[], None]] = {}  # fences behind `look_again`
+        self._looks = 0
         self._granted = 0
         self._on_broker: dict[str, _OnBroker] = {}
         self._sending: dict[str, _Sending] = {}
@@ -251,9 +253,18 @@ class Exchange:
         """A new report with the next step, changed counts or not."""
         self._report_due, self._reported = 0.0, None
 
-    def look_again(self) -> None:
-        """Asks the broker for all that it retains of the others, as after a reconnect."""
+    def look_again(self, done: Callable[[], None] = lambda: None) -> None:
+        """Asks the broker for all that it retains of the others, as after a reconnect.
+
+        Args:
+            done: called from a step once all of it is here; not where the connection ends before,
+                because the next one begins with the same.
+        """
+        self._looks += 1
+        fence = f"{self._sessions.last}/{self._looks}".encode()
+        self._again[fence] = done
         self._subscribe_classes(lambda granted: None)
+        self.publish("fence", fence, device=self.ledger.device)
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Sends what is unsent for so long at most, says `stopped` and ends the connection.
@@ -294,6 +305,7 @@ class Exchange:
         self._parked.clear()
         self._clearing.clear()
         self._asked.clear()
+        self._again.clear()
         for fetch in self._fetches.values():
             fetch.due = 0.0
         self._say("init")
@@ -343,6 +355,8 @@ class Exchange:
         elif name == "fence":
             if payload == self._fence and self.stage is Stage.LISTENING:
                 self._listened()
+            elif payload in self._again:
+                self._again.pop(payload)()
         elif name == "state":
             self._heard_own_state(payload)
         elif name == "owner-data":
