@@ -106,12 +106,17 @@ def set_policy(db: sqlite3.Connection, policy: Policy) -> None:
     db.execute("UPDATE meta SET policy = ?, generation = generation + 1", (policy,))
 
 
-def untold(db: sqlite3.Connection) -> list[tuple[str, str, str]] | None:
-    """(table, key, column) of what the journal mentions since `told`; None: compare all."""
+def untold(db: sqlite3.Connection) -> list[tuple[str, str, str, bool]] | None:
+    """(table, key, column, changed) that the journal mentions since `told`; None: compare all."""
     (said,) = db.execute("SELECT said FROM meta").fetchone()
     if said == COMPARE_ALL:
         return None
-    return db.execute("SELECT tbl, key, col FROM change WHERE position > ?", (said,)).fetchall()
+    return [
+        (row[0], row[1], row[2], bool(row[3]))
+        for row in db.execute(
+            "SELECT tbl, key, col, before IS NOT after FROM change WHERE position > ?", (said,)
+        )
+    ]
 
 
 def told(db: sqlite3.Connection) -> None:
@@ -136,6 +141,13 @@ def generations(db: sqlite3.Connection) -> dict[tuple[str, str, Source], int]:
         (row[0], row[1], row[2]): row[3]
         for row in db.execute("SELECT device, class_id, source, generation FROM contribution")
     }
+
+
+def generation_of(db: sqlite3.Connection, key: tuple[str, str, Source]) -> int:
+    row = db.execute(
+        "SELECT generation FROM contribution WHERE device = ? AND class_id = ? AND source = ?", key
+    ).fetchone()
+    return int(row[0])
 
 
 def contribution(db: sqlite3.Connection, device: str, class_id: str, source: Source) -> Said | None:

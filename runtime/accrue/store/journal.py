@@ -14,6 +14,9 @@ The first keeps later work from losing what it stands on, the second keeps a red
 back what lost its footing meanwhile. "Later" is decided change by change (`position`), since a
 teach grows shot by shot while other commands may come in between.
 
+What was received from a fleet (`sync`) does not stand in the way: columns that it changed since are
+left as they are, and the rest is undone.
+
 An undo is an entry too; undoing it (a "redo") puts the first one into effect again. So entries
 form chains by `undoes`, and only the newest of a chain, its head, can be reversed.
 """
@@ -170,7 +173,8 @@ def undo(db: sqlite3.Connection, seq: int | None, *, actor: str, at: float) -> E
         )
     mentioned = changes(db, head.seq)
     _require_nothing_later(db, asked, head.seq)
-    _require_values(db, asked, mentioned)
+    received = {c[:3] for c in mentioned if _was_received(db, c)}
+    _require_values(db, asked, [c for c in mentioned if c[:3] not in received])
     verb = "redo" if head.verb == "undo" else "undo"
     done = "brought back" if verb == "redo" else "undid"
     recorder = open_entry(
@@ -182,7 +186,9 @@ def undo(db: sqlite3.Connection, seq: int | None, *, actor: str, at: float) -> E
         undoes=head.seq,
     )
     for table, key, column, before, after in mentioned:
-        if before == after:
+        if (table, key, column) in received and value_of(db, table, key, column) != before:
+            continue
+        if before == after or (table, key, column) in received:
             recorder.hold(table, key, column)
         else:
             recorder.set(table, key, **{column: before})
@@ -275,7 +281,7 @@ def _require_nothing_later(db: sqlite3.Connection, asked: Entry, head: int) -> N
             AND other.tbl = mine.tbl AND other.position > mine.position
         JOIN journal ON seq = other.entry
         WHERE mine.entry = :head AND other.entry != :head AND mine.before IS NOT mine.after
-            AND undone_by IS NULL AND verb != 'undo'
+            AND undone_by IS NULL AND verb NOT IN ('undo', 'sync')
         GROUP BY seq, mine.position ORDER BY max(other.position) DESC""",
         {"head": head},
     ).fetchall()
@@ -302,6 +308,20 @@ def _was_in_effect(db: sqlite3.Connection, redo: int, position: int) -> bool:
             return member.verb != "undo"
         seq = member.undoes
     return False
+
+
+def _was_received(db: sqlite3.Connection, change: Change) -> bool:
+    """Whether a column has another value than an entry left because another device said so."""
+    table, key, column, _, after = change
+    if value_of(db, table, key, column) == after:
+        return False
+    row = db.execute(
+        """SELECT verb FROM change JOIN journal ON seq = entry
+        WHERE tbl = ? AND key = ? AND col = ? AND before IS NOT after
+        ORDER BY position DESC LIMIT 1""",
+        (table, key, column),
+    ).fetchone()
+    return row is not None and row[0] == "sync"
 
 
 def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change]) -> None:

@@ -75,6 +75,7 @@ class StoreLedger:
         self._scope = Scope(joined.fleet, store.class_set, store.space_id, store.dim)
         self._device = joined.device
         self._clock = Clock(now_ms=store.now_ms)
+        self._generations: dict[_Key, int]
         self._forget_held()
         store.voice = self
 
@@ -470,12 +471,11 @@ class StoreLedger:
             self.speak(db)
             yield db
             fleet.set_clock(db, self._clock.last)
-            self._generations = fleet.generations(db)
-            self._generation = fleet.generation(db)
+            self._generations, self._generation = fleet.generations(db), fleet.generation(db)
 
     def _forget_held(self) -> None:
         self._held: dict[_Key, Contribution] = {}
-        self._generations: dict[_Key, int] = {}
+        self._generations = {}
         self._considered: dict[str, int] = {}
         self._listed: Counter[str] = Counter()
         self._index = Index(self._scope)

@@ -21,6 +21,8 @@ from accrue.sync.signed import BODY_LIMIT_BYTES, canonical
 from accrue.sync.tables import Class, Content, Packed, Place, Tables, Touched, between
 from accrue.sync.view import Index, Placement, View
 
+Mention = tuple[str, str, str, bool]  # table, key, column, and whether it was changed
+
 
 class Draft:
     """Own contributions in the making.
@@ -41,7 +43,7 @@ class Draft:
     ) -> None:
         self._db = db
         self._scope = scope
-        self._device = device
+        self.device = device
         self._own = own
         self._index = index
         self._tables = tables
@@ -145,7 +147,7 @@ class Draft:
     def _contribution(self, class_id: str, edit: _Edit) -> Contribution:
         return Contribution(
             self._scope,
-            self._device,
+            self.device,
             class_id,
             self.now(),
             dict(edit.facts),
@@ -172,7 +174,7 @@ class Draft:
                     found=len(body),
                     expected=BODY_LIMIT_BYTES,
                 )
-            fleet.put(self._db, (self._device, class_id, "own"), new.revision, body)
+            fleet.put(self._db, (self.device, class_id, "own"), new.revision, body)
             for part in new.parts:
                 if part.sha256 in self._packed:
                     fleet.put_part(self._db, part.sha256, self._packed[part.sha256], own=True)
@@ -203,14 +205,14 @@ class _Edit:
 def speak(
     draft: Draft,
     tables: Tables,
-    untold: list[tuple[str, str, str]] | None,
+    untold: list[Mention] | None,
     recorder: Callable[[], Recorder],
     is_listed: Callable[[str], bool],
 ) -> Touched:
     """Says what the tables hold and the view does not; what may still differ.
 
     Args:
-        untold: (table, key, column) that changed; None: compare everything.
+        untold: what the journal mentions since; None: compare everything.
         recorder: the journal entry of the change.
         is_listed: whether any device gives the content of a subject.
     """
@@ -222,7 +224,7 @@ class _Speaking:
         self,
         draft: Draft,
         tables: Tables,
-        untold: list[tuple[str, str, str]] | None,
+        untold: list[Mention] | None,
         recorder: Callable[[], Recorder],
         is_listed: Callable[[str], bool],
     ) -> None:
@@ -236,6 +238,7 @@ class _Speaking:
         self.tombstones: set[str] = set()
         self.places: dict[str, Place] | None = None
         self.had_label: set[str] = set()
+        self.columns: dict[str, set[str]] = {}  # of classes, that were changed
         if untold is None:
             self._touch_all()
         else:
@@ -251,10 +254,12 @@ class _Speaking:
         )
         self.tombstones = set(fleet.tombstones(self.tables.db))
 
-    def _touch(self, untold: list[tuple[str, str, str]]) -> None:
-        for table, key, _ in untold:
+    def _touch(self, untold: list[Mention]) -> None:
+        for table, key, column, changed in untold:
             if table == "class":
                 self.touched.classes.add(key)
+                if changed:
+                    self.columns.setdefault(key, set()).add(column)
             elif table == "name":
                 self.touched.keys.add(key)
             elif table == "tombstone":
@@ -299,7 +304,11 @@ class _Speaking:
                 if listing and not self.tables.has_content(subject):
                     self.summed.setdefault(listing[0], []).append(listing[1])
                     draft.unlist(subject)
-                elif meant is None or not self._is_at_hand(subject, meant):
+                elif meant is None:
+                    if listing and self.places is None and not self._is_covered(listing):
+                        draft.unlist(subject)  # void by what another said; now not said at all
+                    continue
+                elif not self._is_at_hand(subject, meant):
                     continue
                 draft.unlist(subject)
                 draft.withdraw(subject)
@@ -320,6 +329,10 @@ class _Speaking:
     def _is_at_hand(self, subject: str, meant: Placement) -> bool:
         """Whether this device has what a subject holds; what never arrived was not taken away."""
         return self.tables.has_content(subject) or self.packed.content(meant) is not None
+
+    def _is_covered(self, listing: tuple[str, Item]) -> bool:
+        gone = self.draft.of(listing[0]).gone
+        return gone.get(self.draft.device, 0) >= listing[1].stamp
 
     def _list(self, subject: str, place: Place, stamp: int) -> None:
         self.draft.unlist(subject)
@@ -375,12 +388,12 @@ class _Speaking:
                 continue
             if shown is None:
                 continue
-            for group, wanted, said in (
-                ("name", row.name, shown.name),
-                ("merged", row.counts_as, shown.counts_as),
-                ("text", row.text, shown.text),
+            for group, column, wanted, said in (
+                ("name", "name", row.name, shown.name),
+                ("merged", "counts_as", row.counts_as, shown.counts_as),
+                ("text", "text", row.text, shown.text),
             ):
-                if wanted != said:
+                if wanted != said and self._was_changed(class_id, column):
                     self.draft.withdraw(f"{group}/{class_id}")
         for key in self.touched.keys:
             label = view.labels.get(key)
@@ -388,16 +401,23 @@ class _Speaking:
             if said != self.tables.label(key) and self.draft.withdraw(f"label/{key}"):
                 self.had_label.add(key)
 
+    def _was_changed(self, class_id: str, column: str) -> bool:
+        """Whether a column is what the operator wants, and not only as it was."""
+        changed = self.columns.get(class_id, ())
+        return self.places is not None or column in changed or "active" in changed
+
     def _say_classes(self, view: View, rows: Mapping[str, Class | None]) -> None:
         for class_id, row in rows.items():
             if row is None:
                 continue
             shown = view.classes.get(class_id)
-            if row.text != (shown.text if shown else None):
+            was_changed = self._was_changed
+            if row.text != (shown.text if shown else None) and was_changed(class_id, "text"):
                 self.draft.say(class_id, f"text/{class_id}", row.text)
             if shown is None and row.text is None:
                 self.draft.say(class_id, f"kept/{class_id}", True)
-            if row.counts_as != (shown.counts_as if shown else None):
+            target = shown.counts_as if shown else None
+            if row.counts_as != target and was_changed(class_id, "counts_as"):
                 self.draft.say(class_id, f"merged/{class_id}", row.counts_as)
 
     def _say_labels(self, view: View) -> None:
@@ -412,7 +432,9 @@ class _Speaking:
     def _say_names(self, view: View, rows: Mapping[str, Class | None]) -> None:
         for class_id, row in rows.items():
             shown = view.classes.get(class_id)
-            if row is not None and shown is not None and shown.name != row.name:
+            if row is None or shown is None or shown.name == row.name:
+                continue
+            if self._was_changed(class_id, "name"):
                 self.draft.say(class_id, f"name/{class_id}", row.name)
 
     def _end_classes(self, view: View, rows: Mapping[str, Class | None]) -> None:
