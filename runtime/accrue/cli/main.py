@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from accrue import __version__
-from accrue.cli import ask, bundles, classes, device, engine, evaluate, journal, unknown, watch
+from accrue.cli import (
+    ask,
+    bundles,
+    classes,
+    device,
+    engine,
+    evaluate,
+    fleet,
+    journal,
+    unknown,
+    watch,
+)
 from accrue.cli.run import run
 
 EPILOG = (
@@ -30,6 +41,7 @@ app.add_typer(classes.app, name="class")
 app.add_typer(unknown.app, name="unknown")
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(engine.app, name="engine")
+app.add_typer(fleet.app, name="fleet")
 app.add_typer(device.config_app, name="config")
 app.command()(ask.predict)
 app.command()(ask.why)

@@ -252,6 +252,7 @@ class Following:
         changed = [d for d, m in roster.devices.items() if known.get(d) != m]
         changed = [d for d in changed if d != self.identity.device]
         if changed and self.exchange.link.is_up:
+            self.inbox.refused.pop("unknown-device", None)  # it is asked for again
             self._looking = True
             self.exchange.look_again(self._looked)
 
