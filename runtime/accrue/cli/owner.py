@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import typer
 
 from accrue import __version__
 from accrue.cli.classes import Json
-from accrue.cli.output import count, emit, note, progress, say, table, when
+from accrue.cli.output import count, emit, note, progress, say, show_difference, table, when
 from accrue.cli.run import run
 from accrue.errors import Conflict, NotFound, Rejected, UsageError
 
@@ -1029,25 +1028,6 @@ def diff(
                 f"accuracy on kept shots, as {count(accuracy['devices'], 'device')} reported: "
                 f"{accuracy['before']:.1%} -> {accuracy['after']:.1%}"
             )
-
-
-def show_difference(change: Difference) -> None:
-    """For people: a line for each class, then what may be confused."""
-    rows: list[tuple[Any, ...]] = []
-    for sign, changes in (("+", change.added), ("~", change.changed), ("-", change.removed)):
-        for one in changes:
-            was = f" (was {one.was})" if one.was else ""
-            rows.append((sign, one.name + was, one.shots_before, one.shots_after))
-    if rows:
-        table(["", "class", "shots before", "after"], rows)
-    else:
-        note("no difference")
-    for pair in change.collisions:
-        if pair.same_name:
-            note(f"two classes are called {pair.first}: merge them, or rename one")
-        else:
-            cosine = "" if math.isnan(pair.cosine) else f" (cosine {pair.cosine:.2f})"
-            note(f"{pair.first} and {pair.second} look alike{cosine}")
 
 
 def _accuracy(workspace: Workspace, scope: Scope, number: int | None) -> dict[str, Any]:

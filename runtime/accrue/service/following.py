@@ -279,7 +279,7 @@ class Following:
     def _follow_policy(self) -> None:
         """Open: everything counts. Curated: the content that the head has for this device."""
         roster, head = self.trust.roster, self._head
-        if roster is None:
+        if roster is None or self.problem:  # who was taken out keeps what is there
             return
         if roster.policy(self.ledger.scope.class_set) == "open":
             if self.ledger.policy == "curated":
