@@ -124,6 +124,7 @@ def _visit(
     with _workspace(context) as workspace:
         if context.find_root().obj["offline"]:
             yield workspace, None
+            _match_accounts(workspace)
             note(f"{PROGRAM}: offline; the next command without --offline tells the broker")
             return
         with progress() as update, OwnerLine(workspace, progress=update) as line:
@@ -134,6 +135,7 @@ def _visit(
             if found.missing:
                 note(f"{PROGRAM}: {count(found.missing, 'part')} not on the broker yet")
             yield workspace, line
+            _match_accounts(workspace)
             line.publish()
 
 
@@ -143,6 +145,15 @@ def _broker_files(workspace: Workspace) -> BrokerFolder | None:
 
     files = BrokerFolder(workspace.folder / BROKER_FOLDER)
     return files if files.accounts_file.exists() else None
+
+
+def _match_accounts(workspace: Workspace) -> None:
+    """Closes the accounts of devices that are out, and opens those of devices that are back."""
+    from accrue.sync.reload import match_accounts, reload_broker
+
+    files = _broker_files(workspace)
+    if files is not None and match_accounts(workspace, files) and not reload_broker(files):
+        _reload_hint(files)
 
 
 def _stepped(step: Step, as_json: bool, **more: Any) -> None:
@@ -762,17 +773,19 @@ def _installed(one: dict[str, Any]) -> str:
 def policy(
     context: typer.Context,
     class_set: Annotated[str, typer.Argument(metavar="SET", help="Class set.")],
-    wanted: Annotated[str, typer.Argument(metavar="POLICY", help="open or curated.")],
+    open_or_curated: Annotated[str, typer.Argument(metavar="POLICY", help="open or curated.")],
     space: Space = None,
     as_json: Json = False,
 ) -> None:
     """Say whether what is taught is live at once (open), or after you have published it."""
     from accrue.sync.curation import curate
 
-    if wanted not in ("open", "curated"):
-        raise UsageError(f"policy {wanted!r}; expected open or curated", found=wanted)
+    if open_or_curated not in ("open", "curated"):
+        raise UsageError(
+            f"policy {open_or_curated!r}; expected open or curated", found=open_or_curated
+        )
     with _visit(context, contributions=True) as (workspace, _):
-        if wanted == "open":
+        if open_or_curated == "open":
             steps = [workspace.set_policy(class_set, "open")]
         else:
             scopes = [

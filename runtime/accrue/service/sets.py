@@ -6,6 +6,7 @@ All else, from another fleet or from a device in none, is taught here anew, as t
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,7 +158,7 @@ def _as_own(box: Box, ledger: MemoryLedger) -> list[Heard]:
         row = shown[found.id]
         names = _in_order(store.class_set, found.id, (*row.aliases, found.name))
         ledger.keep(names[0])
-        for old, new in zip(names, names[1:], strict=False):
+        for old, new in itertools.pairwise(names):
             ledger.rename(old, new)
         if found.text is not None:
             ledger.teach_text(found.name, row.prompt or found.name, found.text)
