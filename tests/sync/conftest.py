@@ -28,9 +28,7 @@ def make_broker(mosquitto: Path, tmp_path: Path) -> Iterator[Callable[..., Local
     """``make_broker(accounts={user: role}, devices=2, **plan)``: one that runs."""
     made: list[LocalBroker] = []
 
-    def make(
-        accounts: dict[str, Role] | None = None, devices: int = 2, **plan: Any
-    ) -> LocalBroker:
+    def make(accounts: dict[str, Role] | None = None, devices: int = 2, **plan: Any) -> LocalBroker:
         named: dict[str, Role] = {device_id(i): "device" for i in range(1, devices + 1)}
         broker = LocalBroker(
             tmp_path / f"broker-{len(made)}",

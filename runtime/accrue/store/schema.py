@@ -104,6 +104,7 @@ _VERSION_3: Migration = (
     "ALTER TABLE refusal ADD COLUMN device TEXT NOT NULL DEFAULT ''",
     "DROP INDEX shot_by_class",
     "CREATE INDEX shot_by_class ON shot (class_id, active, folded, id, n_rows, device)",
+    "CREATE INDEX shot_own ON shot (id) WHERE device = ''",
     "CREATE INDEX shot_of_others ON shot (device) WHERE device != ''",
     "ALTER TABLE meta ADD COLUMN fleet TEXT",
     "ALTER TABLE meta ADD COLUMN device TEXT CHECK ((device IS NULL) = (fleet IS NULL))",

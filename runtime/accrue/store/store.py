@@ -1288,12 +1288,9 @@ def _next_shot_id(
     db: sqlite3.Connection, at: float, table: Literal["shot", "refusal"] = "shot"
 ) -> str:
     """Sorts after every own id of this table, even where the clock was set back."""
-    last = db.execute(
-        f"SELECT id FROM {table} WHERE device = '' ORDER BY id DESC LIMIT 1"
-    ).fetchone()
+    (last,) = db.execute(f"SELECT max(id) FROM {table} WHERE device = ''").fetchone()
     now = max(0, int(at * 1000))
     if last is not None:
-        (last,) = last
         digits = [_ID_ALPHABET.index(c) for c in last[:_ID_TIME_DIGITS]]
         now = max(now, 1 + sum(d << 5 * (len(digits) - 1 - i) for i, d in enumerate(digits)))
     time_digits = [now >> 5 * i & 31 for i in reversed(range(_ID_TIME_DIGITS))]

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from accrue.errors import ConfigError, NotFound
 from accrue.store.files import FileSteps, write_atomically
+from accrue.sync.discovery import fits_prefix
 from accrue.sync.topics import ROLES, Role, Topics, access, is_device_id
 
 MAX_PACKET_BYTES = 2_000_000  # what Mosquitto 2.1 takes when nothing is said
@@ -47,6 +48,7 @@ class BrokerPlan:
         installed_at: where the folder will be on the broker's machine; None: where it is written.
         run_as: the account that Mosquitto changes to when started as root; empty: mosquitto.
         tls: False only behind something else that encrypts.
+        home_assistant: discovery prefix under which devices may announce themselves; empty: none.
     """
 
     fleet: str
@@ -58,6 +60,7 @@ class BrokerPlan:
     installed_at: Path | None = None
     run_as: str = ""
     tls: bool = True
+    home_assistant: str = ""
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""
@@ -70,6 +73,10 @@ class BrokerPlan:
         if not self.hosts or not all(host and host.isprintable() for host in self.hosts):
             raise ConfigError(
                 "the broker needs a name or address", hint="--host broker.local --host 10.0.0.5"
+            )
+        if not fits_prefix(self.home_assistant):
+            raise ConfigError(
+                f"{self.home_assistant!r} is no topic prefix", hint="homeassistant is the usual one"
             )
         if self.max_packet_bytes and self.max_packet_bytes < 16_384:
             raise ConfigError(
@@ -141,18 +148,23 @@ class BrokerFolder:
             ConfigError: a name that the access list could not hold.
             NotFound: no broker was written here.
         """
-        _check_user(user, role)
+        self.set_accounts({user: (role, password)})
+
+    def set_accounts(self, accounts: Mapping[str, tuple[Role, str]]) -> None:
+        """As `set_account`, many at once: user name to role and password."""
         known, lines = self._read(), self._hashes()
-        known["accounts"][user] = role
-        lines[user] = password_hash(password)
-        self._write(known["fleet"], known["accounts"], lines)
+        for user, (role, password) in accounts.items():
+            _check_user(user, role)
+            known["accounts"][user] = role
+            lines[user] = password_hash(password)
+        self._write(known, lines)
 
     def remove_account(self, user: str) -> None:
         """Nothing happens where there is none. Its connection lasts until the broker reloads."""
         known, lines = self._read(), self._hashes()
         known["accounts"].pop(user, None)
         lines.pop(user, None)
-        self._write(known["fleet"], known["accounts"], lines)
+        self._write(known, lines)
 
     def close_account(self, user: str) -> str | None:
         """As `remove_account`; the hash of its password, to open it again, if there was one."""
@@ -175,25 +187,20 @@ class BrokerFolder:
         lines = self.passwords.read_text(encoding="utf-8").splitlines()
         return dict(cast("tuple[str, str]", line.split(":", 1)) for line in lines if ":" in line)
 
-    def _read(self) -> dict[str, dict[str, Role]]:
+    def _read(self) -> dict[str, Any]:
         try:
-            return cast(
-                "dict[str, dict[str, Role]]",
-                json.loads(self.accounts_file.read_text(encoding="utf-8")),
-            )
+            return cast("dict[str, Any]", json.loads(self.accounts_file.read_text("utf-8")))
         except FileNotFoundError as error:
             raise NotFound(
                 f"no broker's configuration in {self.path}", hint="accrue-fleet broker"
             ) from error
 
-    def _write(
-        self, fleet: object, accounts: Mapping[str, Role], hashes: Mapping[str, str]
-    ) -> None:
+    def _write(self, known: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+        write_private(self.accounts_file, json.dumps(known, indent=1, sort_keys=True) + "\n")
         write_private(
-            self.accounts_file,
-            json.dumps({"fleet": fleet, "accounts": accounts}, indent=1, sort_keys=True) + "\n",
+            self.access_list,
+            access_list(known["fleet"], known["accounts"], known.get("home_assistant", "")),
         )
-        write_private(self.access_list, access_list(str(fleet), accounts))
         write_private(
             self.passwords, "".join(f"{user}:{hashes[user]}\n" for user in sorted(hashes))
         )
@@ -220,7 +227,9 @@ def write_broker(folder: Path, plan: BrokerPlan) -> BrokerFolder:
             )
         accounts = files.accounts()
     hashed.setdefault(ENROL_USER, password_hash(ENROL_PASSWORD))
-    files._write(plan.fleet, accounts, hashed)
+    files._write(
+        {"fleet": plan.fleet, "accounts": accounts, "home_assistant": plan.home_assistant}, hashed
+    )
     if plan.tls:
         _certify(files, plan)
     write_private(files.configuration, configuration(plan, plan.installed_at or folder.absolute()))
@@ -269,7 +278,7 @@ def configuration(plan: BrokerPlan, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def access_list(fleet: str, accounts: Mapping[str, Role]) -> str:
+def access_list(fleet: str, accounts: Mapping[str, Role], home_assistant: str = "") -> str:
     """Mosquitto's acl_file, from the table of topics: a block for each account.
 
     What joining devices may do hangs on the client id (`%c`) and stands last, as a pattern. It
@@ -280,7 +289,8 @@ def access_list(fleet: str, accounts: Mapping[str, Role]) -> str:
         if role == "joining":
             continue  # the patterns below are all that it may do
         lines += ["", f"# {role}", f"user {user}"]
-        lines += [f"topic {what} {topic}" for what, topic in access(role, fleet, user)]
+        allowed = access(role, fleet, user, home_assistant)
+        lines += [f"topic {what} {topic}" for what, topic in allowed]
     lines += ["", "# joining"]
     lines += [f"pattern {what} {topic}" for what, topic in access("joining", fleet)]
     return "\n".join(lines) + "\n"

@@ -166,6 +166,16 @@ def ended(endpoint: Endpoint, reason: ReasonCode, by_broker: bool, before: bool)
     )
 
 
+def lost_again(endpoint: Endpoint, times: int) -> LinkError:
+    """Connections that came up and were gone soon, several in a row."""
+    return BrokerUnreachable(
+        f"the connection to {endpoint} is lost again and again, {times} times within seconds",
+        hint="does a second process or a copied identity use this device's id? the broker's log "
+        "says what it had against it",
+        **_where(endpoint),
+    )
+
+
 def _where(endpoint: Endpoint, reason: ReasonCode | None = None) -> dict[str, Any]:
     fields: dict[str, Any] = {"host": endpoint.host, "port": endpoint.port}
     return fields if reason is None else {**fields, "reason": reason.value}

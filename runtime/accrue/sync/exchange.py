@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from accrue import __version__
-from accrue.errors import AccrueError, BrokerDenied, LinkError
+from accrue.errors import AccrueError, BrokerDenied, FormatError, LinkError
+from accrue.sync.batch import read_state
 from accrue.sync.chunks import CHUNK_BYTES, HEADER_BYTES, Assembly, cut
 from accrue.sync.clock import wall_clock_ms
 from accrue.sync.contribution import Contribution
 from accrue.sync.endpoint import Endpoint
+from accrue.sync.follow import Follow
 from accrue.sync.inbox import Inbox
 from accrue.sync.ledger import Applied, Heard, Ledger
 from accrue.sync.link import Limits, Link, Loop, Message, Received, Sent, Timing
@@ -108,6 +110,7 @@ class Exchange:
         on_applied: told after contributions changed the ledger.
         on_document: gets each roster, manifest and announcement, as it came: (address, payload).
         report: makes the signed report when one is due; None: nothing to report.
+        follow: chooses between the devices' own topics and a relay's batches.
         loop: shared by many exchanges of one process; its own where none is given.
 
     Attributes:
@@ -125,6 +128,7 @@ class Exchange:
         on_applied: Callable[[Applied], None] = lambda _: None,
         on_document: Callable[[Address, bytes], None] = lambda address, payload: None,
         report: Callable[[], bytes | None] = lambda: None,
+        follow: Follow | None = None,
         loop: Loop | None = None,
         timing: Timing | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -135,6 +139,7 @@ class Exchange:
         self.stage = Stage.DOWN
         self.figures = Figures()
         self.problems: dict[str, AccrueError] = {}
+        self.follow = follow or Follow()
         self._outbox = outbox if outbox is not None else MemoryOutbox()
         self._on_applied = on_applied
         self._on_document = on_document
@@ -147,8 +152,10 @@ class Exchange:
         self._others = {"set": scope.class_set, "space": scope.space16}
         self._sessions = Sessions(now_ms)
         self._fence = b""
-        self._again: dict[bytes, Callable[[], None]] = {}  # fences behind `look_again`
-        self._looks = 0
+        self._snapshot = 0  # the one of `follow` that was asked for
+        self._direct = False  # subscribed to the devices' own topics
+        self._waiting: list[Callable[[], None]] = []  # for the snapshot that is asked for next
+        self._looking: list[Callable[[], None]] = []  # for the one under way
         self._granted = 0
         self._on_broker: dict[str, _OnBroker] = {}
         self._sending: dict[str, _Sending] = {}
@@ -215,6 +222,7 @@ class Exchange:
         self._apply()
         if self.stage in (Stage.DOWN, Stage.STOPPED):
             return
+        self._listen()
         self._fetch()
         if self.stage in (Stage.REFILLING, Stage.READY):
             waiting = self._to_send()
@@ -260,11 +268,8 @@ class Exchange:
             done: called from a step once all of it is here; not where the connection ends before,
                 because the next one begins with the same.
         """
-        self._looks += 1
-        fence = f"{self._sessions.last}/{self._looks}".encode()
-        self._again[fence] = done
-        self._subscribe_classes(lambda granted: None)
-        self.publish("fence", fence, device=self.ledger.device)
+        self._waiting.append(done)
+        self.follow.look_again(self._clock())
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Sends what is unsent for so long at most, says `stopped` and ends the connection.
@@ -305,28 +310,26 @@ class Exchange:
         self._parked.clear()
         self._clearing.clear()
         self._asked.clear()
-        self._again.clear()
+        self._waiting, self._looking = [], []
         for fetch in self._fetches.values():
             fetch.due = 0.0
         self._say("init")
-        self._fence = f"{self._sessions.last}".encode()
+        self.follow.connected(self._clock())
+        self._snapshot, self._direct = self.follow.snapshots, True
+        self._fence = self._new_fence()
         documents = [
             self.topics.path("roster"),
             self.topics.filter("manifest", **self._others),
             self.topics.filter("coming", set=self._others["set"]),
             self.topics.path("state", device=self.ledger.device),
             self.topics.path("fence", device=self.ledger.device),
+            self.topics.path("relay-state"),
+            self.topics.path("batch", **self._others),
         ]
         self._granted = 4
         self.link.subscribe(documents, self._subscribed)
         self.link.subscribe([self.topics.filter("class", **self._own)], self._subscribed)
-        self._subscribe_classes(self._subscribed)
-        self.link.subscribe(
-            [self.topics.filter("data", **self._others)],
-            self._subscribed,
-            retained=False,  # what was retained is fetched part by part, where it is lacking
-            own=False,
-        )
+        self._subscribe_devices(self._subscribed)
 
     def on_down(self, error: AccrueError) -> None:
         if self.stage is not Stage.STOPPED:
@@ -353,10 +356,17 @@ class Exchange:
                 else:
                     self.inbox.chunk(address.device, address.sha256, address.chunk, payload)
         elif name == "fence":
-            if payload == self._fence and self.stage is Stage.LISTENING:
-                self._listened()
-            elif payload in self._again:
-                self._again.pop(payload)()
+            if payload == self._fence:
+                self.follow.snapshot_complete()
+                if self.stage is Stage.LISTENING:
+                    self._listened()
+                looking, self._looking = self._looking, []
+                for done in looking:
+                    done()
+        elif name == "batch":
+            self._heard_batch(payload)
+        elif name == "relay-state":
+            self._heard_relay(payload)
         elif name == "state":
             self._heard_own_state(payload)
         elif name == "owner-data":
@@ -375,8 +385,35 @@ class Exchange:
         said = Presence(state, self._sessions.last, self._now_ms(), __version__)
         self.publish("state", said.to_bytes(), done, device=self.ledger.device)
 
-    def _subscribe_classes(self, done: Callable[[bool], None]) -> None:
-        self.link.subscribe([self.topics.filter("class", **self._others)], done, own=False)
+    def _subscribe_devices(self, done: Callable[[bool], None] = lambda _: None) -> None:
+        """Two subscriptions: `done` is called for each."""
+        classes, data = self._device_filters
+        self.link.subscribe([classes], done, own=False)
+        # what was retained is fetched part by part, where it is lacking
+        self.link.subscribe([data], done, retained=False, own=False)
+
+    @property
+    def _device_filters(self) -> tuple[str, str]:
+        return (
+            self.topics.filter("class", **self._others),
+            self.topics.filter("data", **self._others),
+        )
+
+    def _new_fence(self) -> bytes:
+        return f"{self._sessions.last}-{self.follow.snapshots}".encode()
+
+    def _listen(self) -> None:
+        """To the devices' own topics, or to the relay alone."""
+        if self.follow.direct(self._clock()):
+            if self._snapshot != self.follow.snapshots:
+                self._snapshot, self._direct = self.follow.snapshots, True
+                self._subscribe_devices()
+                self._fence = self._new_fence()
+                self._looking, self._waiting = self._looking + self._waiting, []
+                self.publish("fence", self._fence, device=self.ledger.device)
+        elif self._direct:
+            self._direct = False
+            self.link.unsubscribe(self._device_filters)
 
     def _subscribed(self, granted: bool) -> None:
         if not granted:
@@ -391,6 +428,25 @@ class Exchange:
             self.problems.pop("subscribe", None)
             self.stage = Stage.LISTENING
             self.publish("fence", self._fence, device=self.ledger.device)
+
+    def _heard_batch(self, payload: bytes) -> None:
+        try:
+            messages = self.follow.batch(payload, self._clock())
+        except FormatError as error:
+            self.problems["relay"] = error
+            return
+        for topic, each in messages:
+            address = self.topics.parse(self.topics.prefix + topic)
+            if address is None or address.name not in ("class", "data"):
+                continue
+            if address.device != self.ledger.device:  # what it says itself tells nothing of what
+                self.hear(address, each)  # the broker retains
+
+    def _heard_relay(self, payload: bytes) -> None:
+        epoch, state, last = read_state(payload)
+        if epoch:
+            number = last.get("{set}/{space}".format(**self._others), 0)
+            self.follow.relay_state(epoch, state == "ready", self._clock(), number)
 
     def _heard_own(self, class_id: str, envelope: bytes) -> None:
         """What the broker retains of what this device said; only during the start-up."""

@@ -35,6 +35,7 @@ from accrue.sync.endpoint import (
     NOT_AUTHORIZED,
     Endpoint,
     ended,
+    lost_again,
     rejected,
     tls_context,
     unreachable,
@@ -46,6 +47,7 @@ from accrue.sync.wire import Wire
 KIB = 1024
 READS_PER_STEP = 16  # of 64 KiB, before other links get their turn
 OUT_BUFFER_BYTES = 512 * KIB  # handed to paho and not yet to the kernel
+SUSPICIOUS = 3  # connections in a row that were lost at once
 UNLIMITED_BYTES = 268_435_455  # MQTT's own limit of a packet
 
 
@@ -170,6 +172,7 @@ class Link:
         self._jitter = jitter
         self._due = 0.0
         self._up_since = 0.0
+        self._short_lived = 0  # connections in a row that came up and did not settle
         self._addresses: deque[Any] = deque()
         self._socket: socket.socket | None = None
         self._wire: Wire | None = None
@@ -540,8 +543,13 @@ class Link:
 
     def _down(self, error: AccrueError) -> None:
         now = self._clock()
-        if self.phase is Phase.UP and now - self._up_since >= self.timing.settled_s:
-            self.attempts = 0
+        if self.phase is Phase.UP:
+            if now - self._up_since >= self.timing.settled_s:
+                self.attempts = self._short_lived = 0
+            else:
+                self._short_lived += 1
+                if self._short_lived >= SUSPICIOUS and type(error) is BrokerUnreachable:
+                    error = lost_again(self.endpoint, self._short_lived)
         self.error = error
         self._end(Phase.WAITING)
         self._due = now + backoff_s(self.attempts, self.timing, self._jitter)

@@ -7,6 +7,7 @@ the same database.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,18 +23,19 @@ from accrue.sync.clock import Clock
 from accrue.sync.contribution import Contribution, Scope
 from accrue.sync.ledger import Applied, Heard, Own
 from accrue.sync.parts import check
-from accrue.sync.signed import SIGNATURE_BYTES, canonical, parse, signed_bytes, split
+from accrue.sync.signed import SIGNATURE_BYTES, canonical, signed_bytes, split
 from accrue.sync.speaker import Draft, speak
 from accrue.sync.tables import (
     Delta,
     Settling,
     Tables,
     Touched,
+    Watched,
     between,
     differences,
     drop_unlisted,
 )
-from accrue.sync.view import Index, View
+from accrue.sync.view import View
 
 Sign = Callable[[int, bytes], bytes]  # (revision, bytes to sign) -> signature of 64 bytes
 _Key = tuple[str, str, Source]
@@ -189,6 +191,7 @@ class StoreLedger:
         with self._writing() as db:
             taken: set[tuple[str, str]] = set()
             before = self._index.view()
+            self._index.changed.clear()
             unlisted: set[str] = set()
             arrived: set[str] = set()
             for each in heard:
@@ -212,7 +215,12 @@ class StoreLedger:
                 return Applied()
             by = ", ".join(sorted({self._name_of(device) for device, _ in taken})[:_TOLD_CLASSES])
             delta, summary = self._settle(
-                db, before, f"received from {by}", arrived=arrived, unlisted=unlisted
+                db,
+                before,
+                f"received from {by}",
+                changed=self._index.changed,
+                arrived=arrived,
+                unlisted=unlisted,
             )
             self._drop_parts(db)
             self._store.make_room(db)
@@ -478,7 +486,7 @@ class StoreLedger:
         self._generations = {}
         self._considered: dict[str, int] = {}
         self._listed: Counter[str] = Counter()
-        self._index = Index(self._scope)
+        self._index = Watched(self._scope)
         self._curated = False
         self._generation = -1
         self._clock.last = 0
@@ -489,6 +497,7 @@ class StoreLedger:
         generation = fleet.generation(db)
         if generation == self._generation:
             return
+        self._index.changed.clear()
         present = fleet.generations(db)
         curated = fleet.policy(db) == "curated"
         rebuild = curated != self._curated
@@ -540,7 +549,7 @@ class StoreLedger:
         return self._held.get((device, class_id, "manifest"))
 
     def _rebuild(self) -> None:
-        self._index = Index(self._scope)
+        self._index = Watched(self._scope)
         self._listed = Counter()
         for held in self._held.values():
             self._listed.update(self._listed_by(held))
@@ -615,12 +624,13 @@ class StoreLedger:
         before: View,
         summary: str,
         *,
+        changed: Collection[str] | None = None,
         arrived: Collection[str] = (),
         unlisted: Collection[str] = (),
     ) -> tuple[Delta, str]:
         """Brings the tables to the view, as one entry of the journal if anything changes."""
         tables, after = self._tables(db), self._index.view()
-        touched = between(before, after)
+        touched = between(before, after, changed)
         touched.add(Touched(subjects=set(arrived)))
         opened: list[Recorder] = []
 
@@ -678,7 +688,7 @@ class StoreLedger:
 
 
 def _read(said: Said) -> Contribution:
-    return Contribution.from_body(parse(said.body))
+    return Contribution.from_body(json.loads(said.body))  # parsed strictly when it was taken
 
 
 def _is_newer(one: Contribution, held: Contribution) -> bool:

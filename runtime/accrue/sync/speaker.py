@@ -18,9 +18,10 @@ from accrue.sync.clock import Clock
 from accrue.sync.contribution import Contribution, Fact, Part, Scope, Value
 from accrue.sync.parts import Item, arrange
 from accrue.sync.signed import BODY_LIMIT_BYTES, canonical
-from accrue.sync.tables import Class, Content, Packed, Place, Tables, Touched, between
-from accrue.sync.view import Index, Placement, View
+from accrue.sync.tables import Class, Content, Packed, Place, Tables, Touched, Watched, between
+from accrue.sync.view import Placement, View
 
+_FEW = 32  # questions that are not worth a table
 Mention = tuple[str, str, str, bool]  # table, key, column, and whether it was changed
 
 
@@ -37,7 +38,7 @@ class Draft:
         scope: Scope,
         device: str,
         own: Mapping[str, Contribution],
-        index: Index,
+        index: Watched,
         tables: Tables,
         clock: Clock,
     ) -> None:
@@ -45,13 +46,14 @@ class Draft:
         self._scope = scope
         self.device = device
         self._own = own
-        self._index = index
+        self.index = index
         self._tables = tables
         self._clock = clock
         self._edits: dict[str, _Edit] = {}
         self._changed: set[str] = set()
         self._packed: dict[str, bytes] = {}
         self._where: dict[str, list[str]] | None = None
+        self._asked = 0
         self._now = 0
 
     def now(self) -> int:
@@ -103,7 +105,11 @@ class Draft:
 
     def _about(self, subject: str) -> list[str]:
         """Classes in whose own contribution a subject is, or may be."""
+        self._asked += 1
         if self._where is None:
+            if self._asked < _FEW:
+                known = [c for c, own in self._own.items() if subject in own.claims]
+                return [*known, *(c for c in self._changed if c not in known)]
             self._where = {}
             for class_id, own in self._own.items():
                 for one in own.claims:
@@ -125,8 +131,8 @@ class Draft:
             edit.listed, packed = arrange(edit.listed, edit.items, self._content)
             self._packed.update(packed)
             edit.pending = False
-            self._index.put(self._contribution(class_id, edit))
-        return self._index.view()
+            self.index.put(self._contribution(class_id, edit))
+        return self.index.view()
 
     def _content(self, subject: str) -> Content:
         found = self._tables.content(subject)
@@ -269,6 +275,7 @@ class _Speaking:
 
     def run(self) -> Touched:
         before = self.draft.view()
+        self.draft.index.changed.clear()
         for class_id in sorted(self.tombstones):
             covered = fleet.tombstone(self.tables.db, class_id)
             if self.draft.of(class_id).gone != covered:
@@ -282,7 +289,7 @@ class _Speaking:
         self._say_names(self.draft.view(), rows)
         self._end_classes(self.draft.view(), rows)
         touched = self.touched
-        touched.add(between(before, self.draft.view()))
+        touched.add(between(before, self.draft.view(), self.draft.index.changed))
         return touched
 
     # ---- evidence -------------------------------------------------------------------------------

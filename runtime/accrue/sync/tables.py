@@ -19,9 +19,9 @@ from accrue.learn.statistics import Rows, Statistics
 from accrue.store import fleet
 from accrue.store.journal import Recorder, value_of
 from accrue.sync.clock import stamp_ms
-from accrue.sync.contribution import text_vector
+from accrue.sync.contribution import Scope, text_vector
 from accrue.sync.parts import unpack
-from accrue.sync.view import ClassView, Placement, View
+from accrue.sync.view import ClassView, Index, Placement, View
 
 Content = Rows | Statistics
 
@@ -40,12 +40,28 @@ class Touched:
         self.keys |= other.keys
 
 
-def between(old: View, new: View) -> Touched:
-    """What two views say differently."""
+class Watched(Index):
+    """An index that notes for which subjects something changed."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope)
+        self.changed: set[str] = set()
+
+    def _settle(self, subject: str) -> None:
+        self.changed.add(subject)
+        super()._settle(subject)
+
+
+def between(old: View, new: View, changed: Iterable[str] | None = None) -> Touched:
+    """What two views say differently, of evidence among the subjects `changed`, if given."""
     if old is new:
         return Touched()
+    if changed is None:
+        subjects = _different(old.placements, new.placements)
+    else:
+        subjects = {s for s in changed if old.placements.get(s) != new.placements.get(s)}
     return Touched(
-        _different(old.placements, new.placements),
+        subjects,
         _different(old.classes, new.classes),
         _different(old.labels, new.labels),
     )

@@ -14,8 +14,8 @@ ROOT = "accrue/v1"
 MINUTE_S = 60
 JSON, BINARY = "application/json", "application/octet-stream"
 
-Role = Literal["device", "owner", "relay", "joining"]
-ROLES: tuple[Role, ...] = ("device", "owner", "relay", "joining")
+Role = Literal["device", "owner", "relay", "home", "joining"]
+ROLES: tuple[Role, ...] = ("device", "owner", "relay", "home", "joining")
 EVERYONE: tuple[Role, ...] = ("device", "owner", "relay")
 
 FIELDS = {
@@ -89,8 +89,26 @@ TOPICS = (
         "state",
         "dev/<device>/state",
         "device",
-        EVERYONE,
+        (*EVERYONE, "home"),
         "Birth, clean stop and last will of a device, with the number of its session.",
+        content=JSON,
+    ),
+    Topic(
+        "answer",
+        "dev/<device>/answer",
+        "device",
+        ("home",),
+        "What the camera shows now, for Home Assistant. Published only where that is switched on.",
+        content=JSON,
+        retain=False,
+        expiry_s=5 * MINUTE_S,
+    ),
+    Topic(
+        "version",
+        "dev/<device>/version",
+        "device",
+        ("home",),
+        "Installed and newest version of a curated class set, for Home Assistant.",
         content=JSON,
     ),
     Topic(
@@ -161,6 +179,14 @@ TOPICS = (
     ),
 )
 BY_NAME = {topic.name: topic for topic in TOPICS}
+ANNOUNCEMENT = Topic(
+    "announcement",
+    "device/<device>/+/config",
+    "device",
+    ("home",),
+    "A device tells Home Assistant of itself; below Home Assistant's prefix, not the fleet's.",
+    content=JSON,
+)
 _SHAPES = {
     topic.name: [level.strip("<>") if level.startswith("<") else level for level in parts]
     for topic in TOPICS
@@ -265,12 +291,21 @@ class Topics:
         return None
 
 
-def access(role: Role, fleet: str, user: str = "") -> Iterator[tuple[str, str]]:
+def access(
+    role: Role, fleet: str, user: str = "", home_assistant: str = ""
+) -> Iterator[tuple[str, str]]:
     """What a role may do at the broker: ("read" | "write", topic filter).
 
     A device writes under its own id alone, which is its user name. The owner reads and writes all.
     For a joining device the field is left as ``%c``, the client id, which Mosquitto fills in.
+    `home_assistant` is the discovery prefix of Home Assistant, where it is in use.
     """
+    if home_assistant and role == "device":
+        yield "write", f"{home_assistant}/{ANNOUNCEMENT.path}".replace("<device>", user)
+        yield "read", f"{home_assistant}/status"
+    if home_assistant and role == "home":
+        yield "read", f"{home_assistant}/#"
+        yield "write", f"{home_assistant}/status"
     if role == "owner":
         yield "read", f"{ROOT}/{fleet}/#"
         yield "write", f"{ROOT}/{fleet}/#"
