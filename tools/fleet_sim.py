@@ -273,7 +273,7 @@ def measured(
     say("reading what the broker retains")
     retained = meter.retained(until)
     say("computing the digest of every device")
-    digests: dict[str, dict[str, Any]] = {}
+    digests: dict[str, str] = {}
     for found in workers.ask("digests"):
         digests |= found
     relay_figures = relay() if relay is not None else None
@@ -319,7 +319,7 @@ def report(
     convergence_s: float,
     latencies: np.ndarray,
     figures: Sequence[dict[str, Any]],
-    digests: dict[str, dict[str, Any]],
+    digests: dict[str, str],
     expected: str,
     retained: dict[str, Any],
     broker: dict[str, Any],
@@ -329,7 +329,7 @@ def report(
 ) -> dict[str, Any]:
     teaches = plan.classes * plan.shots
     due = teaches * (plan.devices - 1)
-    wrong = sorted(device for device, one in digests.items() if one["digest"] != expected)
+    wrong = sorted(device for device, one in digests.items() if one != expected)
     refused: Counter[str] = Counter()
     sums: Counter[str] = Counter()
     for one in figures:
@@ -379,7 +379,7 @@ def report(
             "refused": dict(refused),
             **dict(sums),
         },
-        "digests": {device: one["digest"] for device, one in sorted(digests.items())},
+        "digests": dict(sorted(digests.items())),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from accrue import __version__
-from accrue.cli import ask, bundles, classes, device, engine, evaluate, journal
+from accrue.cli import ask, bundles, classes, device, engine, evaluate, journal, unknown, watch
 from accrue.cli.output import emit, note
 from accrue.errors import AccrueError, error_object
 
@@ -31,11 +31,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(classes.app, name="class")
+app.add_typer(unknown.app, name="unknown")
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(engine.app, name="engine")
 app.add_typer(device.config_app, name="config")
 app.command()(ask.predict)
 app.command()(ask.why)
+app.command()(watch.watch)
 app.command()(evaluate.evaluate)
 app.command()(journal.history)
 app.command()(journal.undo)
