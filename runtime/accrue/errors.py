@@ -14,6 +14,10 @@ AccrueError                     exit 1
 ├── SourceError                 exit 1   a camera or stream that gives no frames
 ├── BundleError                 exit 1   an encoder bundle that is incomplete or altered
 ├── EngineError                 exit 1   an engine that cannot be built, loaded or run here
+├── LinkError                   exit 1   the broker of the fleet: not reached, or it said no
+│   ├── BrokerUnreachable                nobody answers there; retrying is safe
+│   ├── BrokerUntrusted                  its certificate does not lead to the fleet's CA
+│   └── BrokerDenied                     wrong password, or a topic that this user may not use
 ├── Cancelled                   exit 130 stopped by the operator; nothing was written
 ├── ConfigError                 exit 2   a configuration value that does not fit
 └── StoreError                  exit 1   the state folder or its database
@@ -114,6 +118,22 @@ class BundleError(AccrueError):
 
 
 class EngineError(AccrueError):
+    pass
+
+
+class LinkError(AccrueError):
+    pass
+
+
+class BrokerUnreachable(LinkError):
+    retryable = True
+
+
+class BrokerUntrusted(LinkError):
+    pass
+
+
+class BrokerDenied(LinkError):
     pass
 
 

@@ -952,6 +952,11 @@ class Store:
         with self._database.reading() as db:
             return _shot(db, shot)
 
+    def holds(self, shot: str) -> bool:
+        """Whether there is such a shot, and it was neither undone nor removed."""
+        with self._database.reading() as db:
+            return bool(journal.value_of(db, "shot", shot, "active") == 1)
+
     def thumb(self, shot: str) -> bytes | None:
         """The thumbnail's bytes (JPEG). Raises NotFound as `shot` does."""
         with self._database.reading() as db:

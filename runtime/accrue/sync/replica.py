@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from accrue.errors import Conflict, NotFound, Rejected, RowsError
+from accrue.errors import Conflict, FormatError, NotFound, Rejected, RowsError
 from accrue.learn.state import State
 from accrue.learn.statistics import Rows, Statistics, check_rows
 from accrue.store.names import class_id as id_of
@@ -28,6 +28,7 @@ from accrue.sync.contribution import (
     Fact,
     Scope,
     Value,
+    is_device_id,
     text_value,
 )
 from accrue.sync.ledger import Applied, Heard, Own
@@ -149,6 +150,8 @@ class MemoryLedger:
         private_key: Ed25519PrivateKey,
         clock: Clock | None = None,
     ) -> None:
+        if not is_device_id(device):
+            raise FormatError(f"device id {device!r}; expected 12 characters of {_ALPHABET}")
         self._scope = scope
         self._device = device
         self._key = private_key
