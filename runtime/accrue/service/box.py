@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections import Counter
@@ -38,6 +37,7 @@ from accrue.learn.quality import quality
 from accrue.learn.refuse import Refusals
 from accrue.learn.statistics import Floats, Rows
 from accrue.learn.suspects import suspects
+from accrue.service.burst import Burst
 from accrue.service.coach import Report, Screen, Skipped, report
 from accrue.service.settings import Settings
 from accrue.service.unknown import Moment, Queue, present
@@ -65,11 +65,11 @@ from accrue.vision.encode import BundleEncoder
 from accrue.vision.engines import EngineFolder, Serving, serve
 from accrue.vision.engines.selection import ONNX_CPU
 from accrue.vision.text import TextEncoder
+from accrue.vision.thumbnail import thumbnail as thumbnail
 from accrue.vision.views import short_side
 
 Image = NDArray[np.uint8]
 BATCH = 8
-_THUMBNAIL_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -407,6 +407,41 @@ class Box:
             shot = store.add_shot(teaching, rows, source=source, thumb=self._thumbnail(image))
             screen.keep(shot, rows)
             yield Receipt(shot, source, teaching.class_name, len(rows))
+
+    def burst(self) -> Burst:
+        """An empty burst, to be fed frames and taught by `teach_burst`."""
+        self.require_same_space()
+        return Burst(self.encoder, self.bundle, self.settings)
+
+    def teach_burst(
+        self,
+        name: str,
+        burst: Burst,
+        *,
+        keep: Sequence[int] | None = None,
+        source: str = "burst",
+        actor: str | None = None,
+    ) -> Receipt:
+        """Teaches a burst as one shot, labelled as a whole; the receipt says that it is on disk.
+
+        Args:
+            keep: numbers of the frames that it is made of; None for those that the burst keeps.
+            source: where the frames are from.
+
+        Raises:
+            NotFound: a number that is no frame to choose. Refused: no frame is left.
+        """
+        name = clean_name(name)
+        self.require_same_space()
+        rows = burst.rows(keep)
+        if skipped := self._screen(name).skips(None, rows):
+            return Receipt("", source, name, 0, skipped=skipped)
+        store = self.store(create=True)
+        teaching = store.begin_teach(name, actor=actor or self.settings.actor)
+        pixels = self.settings.thumbnails
+        thumb = burst.picture(keep, pixels) if pixels else None
+        shot = store.add_shot(teaching, rows, source=source, thumb=thumb)
+        return Receipt(shot, source, teaching.class_name, len(rows))
 
     def _screen(self, name: str) -> Screen:
         """What the class holds already, to hold new photos against."""
@@ -793,17 +828,6 @@ class Box:
                 path=str(self.settings.state),
             )
         return store
-
-
-def thumbnail(image: Image, longest_px: int) -> bytes:
-    """A small JPEG of uint8 (h, w, 3) RGB."""
-    import PIL.Image
-
-    small = PIL.Image.fromarray(image)
-    small.thumbnail((longest_px,) * 2)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
-    return buffer.getvalue()
 
 
 def _most_common(moments: Sequence[Moment]) -> str:
