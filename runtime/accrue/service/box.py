@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections import Counter
@@ -38,6 +37,7 @@ from accrue.learn.quality import quality
 from accrue.learn.refuse import Refusals
 from accrue.learn.statistics import Floats, Rows
 from accrue.learn.suspects import suspects
+from accrue.service.burst import Burst
 from accrue.service.coach import Report, Screen, Skipped, report
 from accrue.service.settings import Settings
 from accrue.service.unknown import Moment, Queue, present
@@ -65,11 +65,12 @@ from accrue.vision.encode import BundleEncoder
 from accrue.vision.engines import EngineFolder, Serving, serve
 from accrue.vision.engines.selection import ONNX_CPU
 from accrue.vision.text import TextEncoder
+from accrue.vision.thumbnail import thumbnail as thumbnail
 from accrue.vision.views import short_side
 
 Image = NDArray[np.uint8]
+Given = Path | bytes | Image  # an image file, its content, or uint8 (h, w, 3) RGB
 BATCH = 8
-_THUMBNAIL_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,12 @@ class Box:
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
 
+    def beside(self) -> Box:
+        """Another box of the same state for another thread; the two share one encoder."""
+        other = Box(self.settings, remark=self._remark)
+        other.__dict__.update(bundle=self.bundle, serving=self.serving)
+        return other
+
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
@@ -374,7 +381,7 @@ class Box:
     def teach(
         self,
         name: str,
-        images: Iterable[tuple[str, Path | Image]],
+        images: Iterable[tuple[str, Given]],
         *,
         actor: str | None = None,
     ) -> Iterator[Receipt]:
@@ -385,7 +392,7 @@ class Box:
         taught.
 
         Args:
-            images: (source, path or uint8 (h, w, 3) RGB) of each.
+            images: (source, path, content of a file, or uint8 (h, w, 3) RGB) of each.
         """
         name = clean_name(name)
         self.require_same_space()
@@ -407,6 +414,41 @@ class Box:
             shot = store.add_shot(teaching, rows, source=source, thumb=self._thumbnail(image))
             screen.keep(shot, rows)
             yield Receipt(shot, source, teaching.class_name, len(rows))
+
+    def burst(self) -> Burst:
+        """An empty burst, to be fed frames and taught by `teach_burst`."""
+        self.require_same_space()
+        return Burst(self.encoder, self.bundle, self.settings)
+
+    def teach_burst(
+        self,
+        name: str,
+        burst: Burst,
+        *,
+        keep: Sequence[int] | None = None,
+        source: str = "burst",
+        actor: str | None = None,
+    ) -> Receipt:
+        """Teaches a burst as one shot, labelled as a whole; the receipt says that it is on disk.
+
+        Args:
+            keep: numbers of the frames that it is made of; None for those that the burst keeps.
+            source: where the frames are from.
+
+        Raises:
+            NotFound: a number that is no frame to choose. Refused: no frame is left.
+        """
+        name = clean_name(name)
+        self.require_same_space()
+        rows = burst.rows(keep)
+        if skipped := self._screen(name).skips(None, rows):
+            return Receipt("", source, name, 0, skipped=skipped)
+        store = self.store(create=True)
+        teaching = store.begin_teach(name, actor=actor or self.settings.actor)
+        pixels = self.settings.thumbnails
+        thumb = burst.picture(keep, pixels) if pixels else None
+        shot = store.add_shot(teaching, rows, source=source, thumb=thumb)
+        return Receipt(shot, source, teaching.class_name, len(rows))
 
     def _screen(self, name: str) -> Screen:
         """What the class holds already, to hold new photos against."""
@@ -445,7 +487,7 @@ class Box:
             name, quantise(vector)[0], prompt=prompt, actor=self.settings.actor
         )
 
-    def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
+    def predict(self, images: Iterable[tuple[str, Given]]) -> Iterator[Prediction]:
         """Says what each image shows."""
         self.require_same_space()
         learned = self.learned()
@@ -455,9 +497,7 @@ class Box:
                 continue
             yield named(source, learned.decide(row[None])[0], learned.names)
 
-    def why(
-        self, images: Iterable[tuple[str, Path | Image]], *, most: int = 3
-    ) -> Iterator[Explanation]:
+    def why(self, images: Iterable[tuple[str, Given]], *, most: int = 3) -> Iterator[Explanation]:
         """What each image shows, and the kept shots that speak for it and for the runner-up."""
         self.require_same_space()
         learned = self.learned()
@@ -489,14 +529,14 @@ class Box:
             )
 
     def embed(
-        self, images: Iterable[tuple[str, Path | Image]], views: int = 1
+        self, images: Iterable[tuple[str, Given]], views: int = 1
     ) -> Iterator[tuple[str, Any]]:
         """(source, float32 (views, dim) unit-length embeddings or AccrueError) of each image."""
         for source, _, row in self._embedded(images, views):
             yield source, row
 
     def _asked(
-        self, images: Iterable[tuple[str, Path | Image]]
+        self, images: Iterable[tuple[str, Given]]
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         """As `_embedded`, with the mean of the views that a query is made of: float32 (dim,)."""
         for source, image, rows in self._embedded(images, self.settings.predict_views):
@@ -506,13 +546,13 @@ class Box:
                 yield source, image, rows.mean(axis=0)
 
     def _embedded(
-        self, images: Iterable[tuple[str, Path | Image]], views: int
+        self, images: Iterable[tuple[str, Given]], views: int
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         for batch in _batches(images):
             ready: list[tuple[str, Image | None, AccrueError | None]] = []
             for source, image in batch:
                 try:
-                    ready.append((source, self._decoded(image, views), None))
+                    ready.append((source, self._decoded(source, image, views), None))
                 except AccrueError as error:
                     ready.append((source, None, error))
             usable = [image for _, image, _ in ready if image is not None]
@@ -520,13 +560,11 @@ class Box:
             for source, pixels, failed in ready:
                 yield source, pixels, failed if failed is not None else next(rows)
 
-    def _decoded(self, image: Path | Image, views: int) -> Image:
-        if isinstance(image, Path):
-            preprocess = self.bundle.manifest.preprocess
-            return decode(
-                image, short_side=short_side(preprocess, views, mirror=self.settings.mirror)
-            )
-        return image
+    def _decoded(self, source: str, image: Given, views: int) -> Image:
+        if isinstance(image, np.ndarray):
+            return image
+        side = short_side(self.bundle.manifest.preprocess, views, mirror=self.settings.mirror)
+        return decode(image, short_side=side, name="" if isinstance(image, Path) else source)
 
     def _thumbnail(self, image: Image | None) -> bytes | None:
         if image is None or self.settings.thumbnails == 0:
@@ -615,7 +653,7 @@ class Box:
         )
         return SplitSuggestion(row.name, first, second, groups.separation, groups.advisable)
 
-    def not_this(self, name: str, images: Iterable[tuple[str, Path | Image]]) -> Entry:
+    def not_this(self, name: str, images: Iterable[tuple[str, Given]]) -> Entry:
         """Notes images as not of a class; raises the error of an image that cannot be used."""
         self.require_same_space()
         self._taught().resolve(name)
@@ -795,17 +833,6 @@ class Box:
         return store
 
 
-def thumbnail(image: Image, longest_px: int) -> bytes:
-    """A small JPEG of uint8 (h, w, 3) RGB."""
-    import PIL.Image
-
-    small = PIL.Image.fromarray(image)
-    small.thumbnail((longest_px,) * 2)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
-    return buffer.getvalue()
-
-
 def _most_common(moments: Sequence[Moment]) -> str:
     return Counter(moment.class_id for moment in moments).most_common(1)[0][0]
 
@@ -818,7 +845,7 @@ def _measured(learned: Learned) -> Measured:
     return Measured(left_out.accuracy, len(left_out), zero_shot)
 
 
-def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:
+def _batches(images: Iterable[tuple[str, Given]]) -> Iterator[list[tuple[str, Any]]]:
     """Files by the batch; a frame at once, because the next one may be long in coming."""
     batch: list[tuple[str, Any]] = []
     for item in images:
