@@ -22,12 +22,13 @@ from starlette.routing import BaseRoute, Route
 from accrue.errors import AccrueError, UsageError
 from accrue.service.access import OPERATOR, OWNER, Access, Grant
 from accrue.service.console.look import COOKIE
-from accrue.service.console.page import Pages, Said
+from accrue.service.console.page import Pages, Said, call_of
 from accrue.service.console.words import Words
+from accrue.service.http import changes, people
 from accrue.service.http.guard import COOKIE_SECONDS, grant_of, sign_in
 from accrue.service.http.problems import document, status_of, unexpected
-from accrue.service.http.shapes import check_match, name_of
-from accrue.service.http.table import require
+from accrue.service.http.shapes import BuildEngine, Pair, check_match, name_of
+from accrue.service.http.table import Call, require
 from accrue.store import Entry
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Filled:
     data: FormData
     path: dict[str, Any]
     words: Words
-    base: str
+    call: Call
 
     @property
     def actor(self) -> str:
@@ -216,21 +217,24 @@ def restore(form: Filled) -> Outcome:
     return Outcome("/device", Said(form.words("device.restored", n=done.info.classes)))
 
 
-def pairing(form: Filled) -> Outcome:
-    from accrue.service.http.pairing import pairing_view
+def build_engine(form: Filled) -> Outcome:
+    job = changes.build_engine(form.call, BuildEngine())
+    return Outcome("/device", Said(f"{job.name}: {form.words('job.running')}"))
 
-    view = pairing_view(form.access, form.text("role"), form.actor, form.base)
+
+def pairing(form: Filled) -> Outcome:
+    view = people.shown(form.access.invite(form.text("role"), by=form.actor), form.call.base)
     return Outcome("/device#access", Said(pairing=view))
 
 
 def revoke(form: Filled) -> Outcome:
-    gone = form.access.revoke(form.text("id"))
-    return Outcome("/device#access", Said(f"{form.words('device.access.revoke')}: {gone.name}"))
+    people.revoke(form.call, form.text("id"))
+    return Outcome("/device#access", Said(form.words("device.access.revoked")))
 
 
 def pair(form: Filled) -> Outcome:
-    _, token = form.access.redeem(form.text("code"), form.text("name"))
-    return Outcome("/", token=token)
+    admitted = people.pair(form.call, Pair(form.text("code"), form.text("name")))
+    return Outcome("/", token=admitted.token)
 
 
 FORMS: Sequence[tuple[str, str | None, Handler, str]] = (
@@ -247,6 +251,7 @@ FORMS: Sequence[tuple[str, str | None, Handler, str]] = (
     ("/unknown/ignore", OPERATOR, ignore_unknown, "/unknown"),
     ("/history/undo", OPERATOR, undo, "/history"),
     ("/device/restore", OWNER, restore, "/device"),
+    ("/device/engine", OWNER, build_engine, "/device"),
     ("/device/pairing", OWNER, pairing, "/device#access"),
     ("/device/revoke", OWNER, revoke, "/device#access"),
     ("/pair", None, pair, "/pair"),
@@ -275,9 +280,9 @@ def _endpoint(
                 key += str(data.get("key") or "")
                 known = pages.memory.get(key) if data.get("key") and grant else None
                 words = Words(pages.look(request).language)
-                base = f"{request.url.scheme}://{request.headers.get('host', '')}"
+                call = call_of(request, pages.device, access)
                 form = Filled(
-                    pages.device, access, grant, data, request.path_params, words, base
+                    pages.device, access, grant, data, request.path_params, words, call
                 )
                 outcome = known or await to_thread.run_sync(handler, form)
                 if data.get("key") and grant:

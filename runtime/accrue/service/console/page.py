@@ -22,8 +22,10 @@ from accrue.service.console.look import CHOICES, COOKIE, Look
 from accrue.service.console.words import LANGUAGES, Words
 from accrue.service.http.guard import grant_of
 from accrue.service.http.problems import status_of
+from accrue.service.http.table import Call
 
 if TYPE_CHECKING:
+    from accrue.service.access import Access
     from accrue.service.daemon import Device
 
 HERE = Path(__file__).parent
@@ -128,8 +130,6 @@ class Pages:
         words = Words(look.language)
         grant = grant_of(request)
         said = self.said(request) if said is None else said
-        if said.error is not None:
-            status = status if status != 200 else 200
         title = f"title.{page}"
         html = self._templates.get_template(f"{page}.html").render(
             {
@@ -141,7 +141,7 @@ class Pages:
                 "title": words(title) if words.has(title) else "",
                 "role": grant.role if grant else VIEWER,
                 "actor": grant.name if grant else "",
-                "list": page in ("classes", "class", "history", "fleet"),
+                "list": page in ("classes", "class", "history", "fleet", "device"),
                 "modules": ["app.js", *modules],
                 "cli": cli,
                 "plain": _overheard(request),
@@ -157,6 +157,18 @@ class Pages:
             }
         )
         return HTMLResponse(html, status, {"cache-control": "no-store"})
+
+
+def call_of(request: Request, device: Device, access: Access) -> Call:
+    """The request as the handlers of the API take it."""
+    return Call(
+        device,
+        access,
+        grant_of(request),
+        request.headers.get("if-match", ""),
+        request.client.host if request.client else "",
+        f"{request.url.scheme}://{request.headers.get('host', '')}",
+    )
 
 
 def told(words: Words, error: AccrueError | None) -> dict[str, str] | None:

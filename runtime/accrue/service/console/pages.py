@@ -17,7 +17,8 @@ from starlette.types import Scope
 from accrue.errors import AccrueError, Conflict
 from accrue.service.access import OPERATOR, OWNER, VIEWER, Access
 from accrue.service.console.forms import form_routes
-from accrue.service.console.page import HERE, Pages, Said
+from accrue.service.console.page import HERE, Pages, Said, call_of
+from accrue.service.http import verbs
 from accrue.service.http.guard import grant_of
 from accrue.service.http.problems import status_of
 from accrue.service.http.shapes import class_view, name_of
@@ -170,6 +171,7 @@ def device(ask: Asked) -> Response:
         store = box.reading()
         used = store.held().total if store is not None else 0
         there = len(box.classes())
+    engine = verbs.engine(call_of(ask.request, ask.device, ask.access))
     checks = None
     if ask.query("doctor") and ask.grant is not None and ask.grant.may(OPERATOR):
         from accrue.service.doctor import examine
@@ -180,6 +182,8 @@ def device(ask: Asked) -> Response:
         cameras=ask.device.cameras(),
         status=ask.device.status(),
         jobs=ask.device.jobs.all()[:5],
+        engine=engine,
+        can_build=any("engine build" in one.hint for one in engine.chain),
         used=used,
         budget=ask.device.settings.memory,
         any=there,

@@ -112,7 +112,7 @@ export function told(answer, text) {
     return;
   }
   cue("taught");
-  toast(text, { undo: answer.body.entry?.seq ?? null });
+  toast(text, { undo: answer.body.entry?.seq ?? answer.body.entry ?? null });
 }
 
 // ---- the network --------------------------------------------------------------------------------
@@ -193,8 +193,9 @@ if (document.body.dataset.list === "yes" && document.body.dataset.paired === "ye
   let first = true;
   socket.addEventListener("open", () => setTimeout(() => (first = false), 700));
   socket.addEventListener("classes", () => { if (!first && old) old.hidden = false; });
-  if (document.body.dataset.page === "fleet") {
-    socket.addEventListener("fleet", () => { if (!first && old) old.hidden = false; });
+  const also = { fleet: ["fleet"], device: ["job", "camera", "access"] }[document.body.dataset.page] || [];
+  for (const type of [...also, "gap"]) {
+    socket.addEventListener(type, () => { if (!first && old) old.hidden = false; });
   }
 }
 

@@ -25,6 +25,8 @@ function Answer({ answer, old }) {
       <div class=${`name ${name.length > 16 ? "long" : ""}`}><bdi>${name}</bdi></div>
       ${other && html`<div class="votes">${t("live.or")} <bdi>${other}</bdi>?</div>`}
       ${verdict === "unknown" && answer?.label && html`<div class="votes">${t("live.nearest")} <bdi>${answer.label}</bdi></div>`}
+      ${verdict === "not_ready" && answer && (answer.label ? html`<div class="votes">${t("live.needs_more")}</div>`
+        : may && html`<div class="votes"><a href="/teach">${t("live.teach_first")}</a></div>`)}
       <div class="votes">${answer ? t("live.votes", { votes: answer.votes, of: answer.of }) : t("live.waiting")}${old ? ` · ${t("live.old")}` : ""}</div>
     </section>`;
 }
@@ -59,8 +61,8 @@ function Fix({ still, answer, classes, onClose }) {
       setBusy(false);
     }
   };
-  const teach = (name) => send(`classes/${encodeURIComponent(name)}/teach`, (body) => body.skipped?.length
-    ? t("teach.skipped", { reason: t(`reason.${body.skipped[0].reason}`) }) : t("live.fixed", { name }));
+  const teach = (name) => send(`classes/${encodeURIComponent(name)}/teach`, (body) => body.receipts[0]?.skipped
+    ? t("teach.skipped", { reason: t(`reason.${body.receipts[0].skipped.reason}`) }) : t("live.fixed", { name }));
   const wrong = classes.find((one) => one.name === label);
   return html`
     <${Dialog} title=${t("live.fix.title")} onClose=${onClose}>
@@ -79,12 +81,12 @@ function Why({ still, classes, onClose }) {
   const [wrong, setWrong] = useState(null);
   useEffect(() => {
     call("POST", "why", { parts: [["image", still.blob, "live.jpg"]] })
-      .then(({ body }) => setFound(body))
+      .then(({ body }) => setFound(body.answers[0]))
       .catch((error) => { fail(error); onClose(); });
   }, []);
   const move = async (name) => {
     try {
-      told(await queue.send("POST", "shots/relabel", { json: { shots: [wrong.id], class: name } }), t("live.moved", { name }));
+      told(await queue.send("POST", "shots/relabel", { json: { shots: [wrong.id], class_name: name } }), t("live.moved", { name }));
       onClose();
     } catch (error) {
       fail(error);

@@ -132,7 +132,7 @@ function Teach() {
     cue("shutter");
     starting.current = (async () => {
       try {
-        const answer = await queue.send("POST", "teach", { json: { class: name, camera } });
+        const answer = await queue.send("POST", "teach", { json: { class_name: name, camera } });
         if (answer === null) { toast(t("queue.no_burst"), { bad: true }); return; }
         session.current = answer.body.id;
         setDone(null);
@@ -232,7 +232,7 @@ function Teach() {
   return html`
     <div class="row">
       <p class="grow"><span>${t("teach.teaching")}</span> <strong class="teaching"><bdi>${name}</bdi></strong></p>
-      <button type="button" disabled=${!!view} onClick=${() => setChoosing(true)}><${Icon} name="fix" />${t("teach.change")}</button>
+      <button type="button" class="change" disabled=${!!view} onClick=${() => setChoosing(true)}><${Icon} name="fix" />${t("teach.change")}</button>
     </div>
     ${cameras.length > 1 && !view && html`
       <div class="cameras" role="group" aria-label=${t("live.cameras")}>
