@@ -401,7 +401,7 @@ class Device:
         self.events.publish(
             TEACH,
             session=view.id,
-            class_name=view.class_name,
+            **{"class": view.class_name},
             camera=view.camera,
             actor=view.actor,
             state=view.state,

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from accrue.errors import AccrueError, NotFound, UsageError
 from accrue.service.access import Access
-from accrue.service.http import verbs
+from accrue.service.http import changes, health, people, verbs
 from accrue.service.http.guard import Guard
 from accrue.service.http.live import Hub, add_live
 from accrue.service.http.problems import problem, unexpected
@@ -29,13 +29,18 @@ if TYPE_CHECKING:
 def operations(hub: Hub | None = None) -> Table:
     """All operations, live ones too; without a hub, to be read about alone."""
     table = Table()
-    table.operations += verbs.table.operations
+    for part in (verbs, changes, people, health):
+        table.operations += part.table.operations
     add_live(table, hub)  # type: ignore[arg-type]
     return table
 
 
 def create_app(
-    device: Device, *, access: Access | None = None, more: Sequence[BaseRoute] = ()
+    device: Device,
+    *,
+    access: Access | None = None,
+    more: Sequence[BaseRoute] = (),
+    public: str = "",
 ) -> Starlette:
     """The application of a device that was started.
 
@@ -46,11 +51,13 @@ def create_app(
         access: who may come in; default: the list in the device's state folder.
         more: further routes, as of the console; they watch over their own roles with
             `accrue.service.http.table.require`.
+        public: address that others call the device by, as `https://device.local:8420`; default:
+            the one of each request.
     """
     access = access or Access(device.settings.state)
     replies = Replies(device.settings.state)
     hub = Hub(device, access)
-    runner = Runner(device, access, replies)
+    runner = Runner(device, access, replies, public)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

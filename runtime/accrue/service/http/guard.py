@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from accrue.errors import AccessDenied, AccrueError, RateLimited
+from accrue.service.access import OWNER
 from accrue.service.http.problems import TooLarge, problem, unexpected
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from accrue.service.daemon import Device
 
 COOKIE = "accrue"
+LARGE = ("/api/v1/restore",)  # where a backup comes in, which is written to the disk as it comes
+LARGEST_BYTES = 4 << 30
 COOKIE_SECONDS = 400 * 24 * 3600  # as long as browsers allow; it is taken back on the device
 SAFE = ("GET", "HEAD", "OPTIONS")
 REQUESTS_PER_S, BURST = 50.0, 200  # of one who is known, or of one address that is not
@@ -107,6 +110,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         limit = self._device.settings.upload
+        if scope["path"] in LARGE and grant is not None and grant.may(OWNER):
+            limit = LARGEST_BYTES
         started = False
 
         async def sending(message: Message) -> None:

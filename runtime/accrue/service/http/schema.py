@@ -21,7 +21,7 @@ _PLAIN: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: 
 def plain(value: Any) -> Any:
     """The same as JSON knows it: dataclasses as objects, no NaN, no paths."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {in_json(f.name): plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -31,11 +31,16 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def in_json(name: str) -> str:
+    """What a field is called in JSON: `class` is no name in Python."""
+    return "class" if name == "class_name" else name
+
+
 def read(cls: type[T], value: Any, where: str = "the body") -> T:
     """A dataclass from JSON. Raises UsageError with the field that does not fit."""
     if not isinstance(value, dict):
         raise UsageError(f"{where} is {_kind(value)}; expected an object", expected="object")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {in_json(f.name): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in value:
         if name not in fields:
             raise UsageError(
@@ -46,7 +51,7 @@ def read(cls: type[T], value: Any, where: str = "the body") -> T:
     found, known = {}, typing.get_type_hints(cls)
     for name, field in fields.items():
         if name in value:
-            found[name] = _read(known[name], value[name], name)
+            found[field.name] = _read(known[field.name], value[name], name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UsageError(
                 f"{where} lacks the field {name!r}",
@@ -58,7 +63,7 @@ def read(cls: type[T], value: Any, where: str = "the body") -> T:
 
 def read_text(cls: type[T], pairs: Mapping[str, str], where: str = "the query") -> T:
     """A dataclass from texts, as a query has them."""
-    known = typing.get_type_hints(cls)
+    known = {in_json(name): kind for name, kind in typing.get_type_hints(cls).items()}
     value: dict[str, Any] = {}
     for name, text in pairs.items():
         value[name] = _from_text(known[name], text) if name in known else text
@@ -193,12 +198,12 @@ class Schemas:
                 schema = self.of(known[field.name])
                 if field.name in each:
                     schema = {**schema, "description": each[field.name]}
-                properties[field.name] = schema
+                properties[in_json(field.name)] = schema
                 if (
                     field.default is dataclasses.MISSING
                     and field.default_factory is dataclasses.MISSING
                 ):
-                    required.append(field.name)
+                    required.append(in_json(field.name))
             self.found[name] = {
                 "type": "object",
                 "description": about,

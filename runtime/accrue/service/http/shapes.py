@@ -14,7 +14,7 @@ from accrue.service.daemon import CameraView
 from accrue.service.doctor import Check
 from accrue.service.http.problems import Stale, document
 from accrue.service.http.schema import plain
-from accrue.store import BackupInfo, ClassRow, Entry, Refusal, Shot
+from accrue.store import BackupInfo, ClassRow, Entry, Purged, Refusal, Shot
 
 # ---- out ----------------------------------------------------------------------------------------
 
@@ -126,9 +126,18 @@ class Shots:
 
 @dataclass(frozen=True)
 class Changed:
-    """A change was made: its entry in the journal."""
+    """A change was made: its entry in the journal, and the class as it is now, if it is one's."""
 
     entry: Entry
+    about: ClassView | None
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A class is gone: the entry in the journal, or what was deleted for good."""
+
+    entry: Entry | None
+    purged: Purged | None
 
 
 @dataclass(frozen=True)
@@ -485,7 +494,7 @@ class SuspectsOf:
 
 
 @dataclass(frozen=True)
-class Purge:
+class Removal:
     """`purge`: delete it for good, from the disk too."""
 
     purge: bool = False

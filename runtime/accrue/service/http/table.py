@@ -76,7 +76,7 @@ class Call:
     Attributes:
         grant: who asks; None for an operation that is open to all.
         if_match: the header, or "".
-        address: where the request is from. base: the address that the device was called by.
+        address: where the request is from. base: the address that others call it by.
         answer: headers and status of the answer, for the handler to change.
     """
 
@@ -111,6 +111,7 @@ class Operation:
         retry: whether `Idempotency-Key` is heeded. match: whether `If-Match` is.
         media: of an answer that is no JSON. upload: media type of a body that is a file.
         also: further answers, by status.
+        query, returns: of a live handler, whose signature does not tell.
     """
 
     method: str
@@ -124,6 +125,8 @@ class Operation:
     upload: str = ""
     rooted: bool = False
     also: dict[int, str] = field(default_factory=dict)
+    query: type | None = None
+    returns: type | None = None
 
     @property
     def url(self) -> str:
@@ -136,13 +139,15 @@ class Operation:
     @property
     def wants(self) -> dict[str, Any]:
         """Types of the parameters, beside `call`."""
+        if self.live:
+            return {} if self.query is None else {"query": self.query}
         known = typing.get_type_hints(self.handler)
         names = list(inspect.signature(self.handler).parameters)[1:]
         return {name: known[name] for name in names}
 
     @property
     def gives(self) -> Any:
-        return typing.get_type_hints(self.handler).get("return")
+        return self.returns if self.live else typing.get_type_hints(self.handler).get("return")
 
     @property
     def live(self) -> bool:
@@ -171,8 +176,9 @@ class Table:
 class Runner:
     """Turns requests into calls of handlers, and what they return into answers."""
 
-    def __init__(self, device: Device, access: Access, replies: Replies) -> None:
+    def __init__(self, device: Device, access: Access, replies: Replies, public: str = "") -> None:
         self.device, self.access, self.replies = device, access, replies
+        self._public = public
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._under_way: set[tuple[str, str]] = set()
 
@@ -209,7 +215,7 @@ class Runner:
             request.scope["state"].get("grant"),
             request.headers.get("if-match", ""),
             request.client.host if request.client else "",
-            f"{request.url.scheme}://{request.headers.get('host', '')}",
+            self._public or f"{request.url.scheme}://{request.headers.get('host', '')}",
         )
         wants = operation.wants
         arguments: dict[str, Any] = {}
