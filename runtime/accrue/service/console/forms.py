@@ -6,6 +6,7 @@ network and be sent twice without being done twice.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Outcome:
     """Where to go after a form, and what to say there. `token`: for the cookie of who pairs."""
 
     go: str
-    said: Said = Said()  # noqa: RUF009
+    said: Said = Said()
     token: str = ""
 
 
@@ -147,9 +148,7 @@ def relabel(form: Filled) -> Outcome:
         raise UsageError("no shot was chosen", hint="choose those that are wrong")
     with form.device.writing(form.actor) as box:
         form.this_class(box)
-        entry = box.relabel(
-            form.texts("shots"), form.text("class"), force=bool(form.text("force"))
-        )
+        entry = box.relabel(form.texts("shots"), form.text("class"), force=bool(form.text("force")))
     return of_entry(f"/classes/{form.path['id']}", entry)
 
 
@@ -272,21 +271,15 @@ def _endpoint(
     async def endpoint(request: Request) -> Response:
         grant = grant_of(request)
         in_background = "application/json" in request.headers.get("accept", "")
-        key = f"form {grant.id} {request.url.path} " if grant else ""
         form: Filled | None = None
         try:
             require(role, grant)
             async with request.form(max_files=MOST_PHOTOS, max_fields=MOST_FIELDS) as data:
-                key += str(data.get("key") or "")
-                known = pages.memory.get(key) if data.get("key") and grant else None
+                key = str(data.get("key") or "")[:200]
                 words = Words(pages.look(request).language)
                 call = call_of(request, pages.device, access)
-                form = Filled(
-                    pages.device, access, grant, data, request.path_params, words, call
-                )
-                outcome = known or await to_thread.run_sync(handler, form)
-                if data.get("key") and grant:
-                    pages.memory.keep(key, outcome)
+                form = Filled(pages.device, access, grant, data, request.path_params, words, call)
+                outcome = await to_thread.run_sync(_once, pages, handler, form, key)
         except AccrueError as error:
             return _failed(pages, request, form, error, back, in_background=in_background)
         except HTTPException as error:
@@ -307,6 +300,21 @@ def _endpoint(
         return response
 
     return endpoint
+
+
+def _once(pages: Pages, handler: Handler, form: Filled, key: str) -> Outcome:
+    """Does it, unless the same form was sent before; then what was said of it then."""
+    if not key or form.grant is None:
+        return handler(form)
+    who, key = form.grant.id, f"form {handler.__name__} {key}"
+    if known := pages.replies.get(who, key):
+        then = json.loads(known.body)
+        return Outcome(then["go"], Said(then["text"], then["entry"]))
+    outcome = handler(form)
+    said = outcome.said
+    body = json.dumps({"go": outcome.go, "text": said.text, "entry": said.entry})
+    pages.replies.keep(who, key, "", 303, body.encode())
+    return outcome
 
 
 def _failed(

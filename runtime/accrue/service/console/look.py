@@ -1,4 +1,4 @@
-"""How the console looks and sounds on one screen: kept in a cookie of that screen, not by the box."""
+"""How the console looks and sounds on one screen: in a cookie of that screen, not on the box."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Look:
 
     @classmethod
     def of(cls, cookie: str, accepted: str) -> Look:
-        """From the cookie, and the languages that the browser accepts. What does not fit is left."""
+        """From the cookie and the languages that the browser accepts; what does not fit is left."""
         given = dict(part.split(":", 1) for part in cookie[:400].split("|") if ":" in part)
         known = {k: v for k, v in given.items() if v in CHOICES.get(k, ())}
         return cls(**{**known, "language": chosen(known.get("language"), accepted)})

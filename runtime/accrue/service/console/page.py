@@ -22,6 +22,7 @@ from accrue.service.console.look import CHOICES, COOKIE, Look
 from accrue.service.console.words import LANGUAGES, Words
 from accrue.service.http.guard import grant_of
 from accrue.service.http.problems import status_of
+from accrue.service.http.replies import Replies
 from accrue.service.http.table import Call
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Pages:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.memory = Memory()
+        self.replies = Replies(device.settings.state)
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,

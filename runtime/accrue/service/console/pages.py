@@ -61,13 +61,14 @@ def live(ask: Asked) -> Response:
 
 
 def teach(ask: Asked) -> Response:
+    may = ask.grant is not None and ask.grant.may(OPERATOR)
     with ask.device.reading() as box:
         names = [row.name for row in box.classes()]
     name = ask.query("class")
     source = ask.device.sources[0] if ask.device.sources else "PHOTO"
     return ask.show(
         "teach",
-        modules=["teach.js"] if ask.device.sources and ask.grant and ask.grant.may(OPERATOR) else [],
+        modules=["teach.js"] if ask.device.sources and may else [],
         names=names,
         name=name,
         name_given=bool(ask.said.error),
@@ -180,7 +181,7 @@ def device(ask: Asked) -> Response:
     return ask.show(
         "device",
         cameras=ask.device.cameras(),
-        status=ask.device.status(),
+        about=ask.device.status(),
         jobs=ask.device.jobs.all()[:5],
         engine=engine,
         can_build=any("engine build" in one.hint for one in engine.chain),

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from accrue.errors import UsageError
 from accrue.service.access import OPERATOR, OWNER, VIEWER
 from accrue.service.box import Box
+from accrue.service.coach import Report
 from accrue.service.events import UNKNOWN
 from accrue.service.http.schema import plain, read_text
 from accrue.service.http.shapes import (
@@ -22,12 +23,12 @@ from accrue.service.http.shapes import (
     Changed,
     ClassView,
     CommitTeach,
+    Committed,
     IgnoreUnknown,
     Merge,
     Named,
     NameUnknown,
     NewClass,
-    ReceiptView,
     Relabel,
     Removal,
     Removed,
@@ -60,6 +61,16 @@ def _changed(call: Call, box: Box, entry: Entry, name: str | None = None) -> Cha
     return Changed(entry, view)
 
 
+def _of_taught(box: Box, label: str) -> tuple[Report | None, Entry | None]:
+    """What the coach says of a class that was just taught, and the entry of that."""
+    return next((one for one in box.quality() if one.name == label), None), _newest(box)
+
+
+def _newest(box: Box) -> Entry | None:
+    entries = box.history(1)
+    return entries[0] if entries else None
+
+
 # ---- classes ------------------------------------------------------------------------------------
 
 
@@ -85,10 +96,9 @@ def teach(call: Call, name: str, images: Images) -> Taught:
         if len(errors) == len(receipts):
             raise errors[0]
         label = receipts[-1].class_name
-        about = None
-        if taught := [one.shot for one in receipts if one.shot]:
-            about = next((one for one in box.quality() if one.name == label), None)
-        return Taught(label, taught, [receipt_view(one) for one in receipts], about)
+        taught = [one.shot for one in receipts if one.shot]
+        about, entry = _of_taught(box, label) if taught else (None, None)
+        return Taught(label, taught, [receipt_view(one) for one in receipts], about, entry)
 
 
 @table.add("PATCH", "/classes/{id}", OPERATOR, match=True)
@@ -192,9 +202,12 @@ def stop_teach(call: Call, id: str) -> TeachView:
 
 
 @table.add("POST", "/teach/{id}/commit", OPERATOR, retry=True)
-def commit_teach(call: Call, id: str, body: CommitTeach) -> ReceiptView:
+def commit_teach(call: Call, id: str, body: CommitTeach) -> Committed:
     """Teach the frames that were kept, as one shot. What has a shot is on the disk."""
-    return receipt_view(call.device.commit_teach(id, call.actor, body.keep))
+    with call.device.writing(call.actor) as box:
+        receipt = call.device.commit_teach(id, call.actor, body.keep)
+        about, entry = _of_taught(box, receipt.class_name) if receipt.shot else (None, None)
+    return Committed(**vars(receipt_view(receipt)), quality=about, entry=entry)
 
 
 @table.add("DELETE", "/teach/{id}", OPERATOR)
@@ -215,8 +228,9 @@ def name_unknown(call: Call, body: NameUnknown) -> Named:
     with call.device.writing(call.actor) as box:
         known = {row.id: row.name for row in box.classes()}
         receipts = box.name_unknown(body.moments, known.get(body.name, body.name))
+        entry = _newest(box)
     call.device.events.publish(UNKNOWN, named=list(body.moments))
-    return Named(receipts[0].class_name, [one.shot for one in receipts])
+    return Named(receipts[0].class_name, [one.shot for one in receipts], entry)
 
 
 @table.add("POST", "/unknown/ignore", OPERATOR)

@@ -86,7 +86,7 @@ function Why({ still, classes, onClose }) {
   }, []);
   const move = async (name) => {
     try {
-      told(await queue.send("POST", "shots/relabel", { json: { shots: [wrong.id], class_name: name } }), t("live.moved", { name }));
+      told(await queue.send("POST", "shots/relabel", { json: { shots: [wrong.id], class: name } }), t("live.moved", { name }));
       onClose();
     } catch (error) {
       fail(error);
@@ -208,7 +208,7 @@ function Live() {
   return html`
     ${cameras.length > 1 && html`
       <div class="cameras" role="group" aria-label=${t("live.cameras")}>
-        ${cameras.map((one, i) => html`<button type="button" aria-pressed=${i === camera} onClick=${() => setCamera(i)}><bdi>${short(one.name)}</bdi></button>`)}
+        ${cameras.map((one, i) => html`<button type="button" aria-pressed=${i === camera} ref=${(el) => el && i === camera && el.scrollIntoView?.({ block: "nearest", inline: "nearest" })} onClick=${() => setCamera(i)}><bdi>${short(one.name)}</bdi></button>`)}
       </div>`}
     ${off && html`<div class="banner" role="status"><${Icon} name="maybe" />${t(`camera.${status.state}`)} <bdi>${status.reason}</bdi></div>`}
     <div class="stage">

@@ -46,9 +46,9 @@ function Done({ done, onAgain, onOther }) {
         ${t(`quality.${done.quality.verdict}`)}</span> ${t("classes.shots", { n: done.quality.shots })}
         ${done.quality.confusable?.[0] && done.quality.verdict === "confusable" ? html` · ${t("classes.rival")} <bdi>${done.quality.confusable[0].label}</bdi>` : ""}</p>`}
       <div class="row">
-        ${done.entry && html`<button type="button" class="big" onClick=${() => takeBack(done.entry)}><${Icon} name="undo" />${t("common.undo")}</button>`}
-        <button type="button" class="primary big" onClick=${onAgain}><${Icon} name="teach" />${t("teach.again")} <bdi>${done.name}</bdi></button>
-        <button type="button" class="big" onClick=${onOther}>${t("teach.other")}</button>
+        ${done.entry && html`<button type="button" class="big grow" onClick=${() => takeBack(done.entry)}><${Icon} name="undo" />${t("common.undo")}</button>`}
+        <button type="button" class="primary big grow" onClick=${onAgain}><${Icon} name="teach" /><span>${t("teach.again")} <bdi>${done.name}</bdi></span></button>
+        <button type="button" class="big grow" onClick=${onOther}>${t("teach.other")}</button>
       </div>
     </section>`;
 }
@@ -132,7 +132,7 @@ function Teach() {
     cue("shutter");
     starting.current = (async () => {
       try {
-        const answer = await queue.send("POST", "teach", { json: { class_name: name, camera } });
+        const answer = await queue.send("POST", "teach", { json: { class: name, camera } });
         if (answer === null) { toast(t("queue.no_burst"), { bad: true }); return; }
         session.current = answer.body.id;
         setDone(null);
@@ -230,13 +230,13 @@ function Teach() {
         onPointerUp: end, onPointerCancel: end, onContextMenu: (event) => event.preventDefault() }
     : { onClick: (event) => event.detail !== 0 && press() };
   return html`
-    <div class="row">
+    <div class="row tight">
       <p class="grow"><span>${t("teach.teaching")}</span> <strong class="teaching"><bdi>${name}</bdi></strong></p>
       <button type="button" class="change" disabled=${!!view} onClick=${() => setChoosing(true)}><${Icon} name="fix" />${t("teach.change")}</button>
     </div>
     ${cameras.length > 1 && !view && html`
       <div class="cameras" role="group" aria-label=${t("live.cameras")}>
-        ${cameras.map((one, i) => html`<button type="button" aria-pressed=${i === camera} onClick=${() => setCamera(i)}><bdi>${short(one.name)}</bdi></button>`)}
+        ${cameras.map((one, i) => html`<button type="button" aria-pressed=${i === camera} ref=${(el) => el && i === camera && el.scrollIntoView?.({ block: "nearest", inline: "nearest" })} onClick=${() => setCamera(i)}><bdi>${short(one.name)}</bdi></button>`)}
       </div>`}
     ${!here && html`<div class="banner" role="status"><${Icon} name="waiting" />${t(session.current ? "teach.away" : "queue.away")}</div>`}
     ${done && html`<${Done} done=${done} onAgain=${() => setDone(null)} onOther=${() => { setDone(null); setChoosing(true); }} />`}

@@ -2,6 +2,7 @@
 
 const given = JSON.parse(document.getElementById("words").textContent);
 export const language = document.documentElement.lang || "en";
+const local = (navigator.languages || []).find((tag) => tag.split("-")[0] === language) || language;
 const plural = new Intl.PluralRules(language);
 
 /** The text of a key; `n` chooses the plural form, every value fills its {place}. */
@@ -13,7 +14,7 @@ export function t(key, values = {}) {
 }
 
 const spans = [["second", 60], ["minute", 60], ["hour", 24], ["day", 365], ["year", Infinity]];
-const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
+const relative = new Intl.RelativeTimeFormat(local, { numeric: "auto" });
 
 /** How long ago Unix seconds are, in words. */
 export function ago(at) {
@@ -27,7 +28,7 @@ export function ago(at) {
 
 /** Writes each <time data-at> of the page as a time of this language, and how long ago it was. */
 export function tellTimes(root = document) {
-  const format = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+  const format = new Intl.DateTimeFormat(local, { dateStyle: "medium", timeStyle: "short" });
   for (const element of root.querySelectorAll("time[data-at]")) {
     const at = Number(element.dataset.at);
     element.textContent = element.dataset.as === "ago" ? ago(at) : format.format(at * 1000);
