@@ -40,6 +40,7 @@ from accrue.service.http.shapes import (
     check_match,
     class_view,
     name_of,
+    quality_view,
     receipt_view,
 )
 from accrue.service.http.table import Call, File, Images, Table
@@ -87,7 +88,8 @@ def teach(call: Call, name: str, images: Images) -> Taught:
         label = receipts[-1].class_name
         about = None
         if taught := [one.shot for one in receipts if one.shot]:
-            about = next((one for one in box.quality() if one.name == label), None)
+            found = (quality_view(one) for one in box.quality() if one.name == label)
+            about = next(found, None)
         return Taught(label, taught, [receipt_view(one) for one in receipts], about)
 
 
