@@ -157,6 +157,7 @@ class Device:
             extra = {} if self._opened is None else {"opened": self._opened}
             self._watch = Watch(self.box.beside(), self.sources, remark=self._remark, **extra)
             self._head = self._newest_entry(self._reader)
+            self._unknown = self._unknown_stamp()
         except BaseException:
             self.stop()
             raise
@@ -486,8 +487,11 @@ class Device:
 
     def _tell_unknown(self) -> None:
         """Says that the queue of the unknown has changed, going by the file's time and size."""
-        if not self.settings.unknown:
-            return
+        if self.settings.unknown and (stamp := self._unknown_stamp()) != self._unknown:
+            self._unknown = stamp
+            self.events.publish(UNKNOWN)
+
+    def _unknown_stamp(self) -> tuple[int, int]:
         stamp = (0, 0)
         for suffix in ("", "-wal"):
             try:
@@ -495,9 +499,7 @@ class Device:
             except OSError:
                 continue
             stamp = stamp[0] + found.st_mtime_ns, stamp[1] + found.st_size
-        if stamp != self._unknown:
-            self._unknown = stamp
-            self.events.publish(UNKNOWN)
+        return stamp
 
 
 def _view(n: int, status: Status, seen: Sighting | None) -> CameraView:

@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from accrue.errors import UsageError
 from accrue.service.access import OPERATOR, OWNER, VIEWER
 from accrue.service.box import Box
-from accrue.service.coach import Report
 from accrue.service.events import UNKNOWN
 from accrue.service.http.schema import plain, read_text
 from accrue.service.http.shapes import (
@@ -29,6 +28,7 @@ from accrue.service.http.shapes import (
     Named,
     NameUnknown,
     NewClass,
+    QualityView,
     Relabel,
     Removal,
     Removed,
@@ -41,6 +41,7 @@ from accrue.service.http.shapes import (
     check_match,
     class_view,
     name_of,
+    quality_view,
     receipt_view,
 )
 from accrue.service.http.table import Call, File, Images, Table
@@ -61,9 +62,10 @@ def _changed(call: Call, box: Box, entry: Entry, name: str | None = None) -> Cha
     return Changed(entry, view)
 
 
-def _of_taught(box: Box, label: str) -> tuple[Report | None, Entry | None]:
+def _of_taught(box: Box, label: str) -> tuple[QualityView | None, Entry | None]:
     """What the coach says of a class that was just taught, and the entry of that."""
-    return next((one for one in box.quality() if one.name == label), None), _newest(box)
+    found = (quality_view(one) for one in box.quality() if one.name == label)
+    return next(found, None), _newest(box)
 
 
 def _newest(box: Box) -> Entry | None:

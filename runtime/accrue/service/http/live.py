@@ -147,6 +147,7 @@ class Tab:
         self._resumed = asyncio.Event()
         self._ready = True
         self._after = hub.device.events.last
+        self._go_on: int | None = None  # after which event the tab wants to go on
 
     async def run(self) -> None:
         events = self._hub.device.events
@@ -203,7 +204,7 @@ class Tab:
         if after is not None:
             if isinstance(after, bool) or not isinstance(after, int):
                 raise UsageError("`after` is the id of an event")
-            self._after = after
+            self._go_on = after
             self._resumed.set()
         self._changed.set()
 
@@ -214,11 +215,15 @@ class Tab:
             while True:
                 rung.clear()
                 self._resumed.clear()
+                if self._go_on is not None:
+                    self._after, self._go_on = self._go_on, None
                 if events.missed(self._after):
                     await self._tell({"type": "gap", "id": events.last})
                     self._after = events.last
                 for event in events.since(self._after):
                     self._after = event.id
+                    if self._go_on is not None:
+                        break
                     if event.type == ACCESS:
                         checked = 0.0
                     if visible(event, self._grant):

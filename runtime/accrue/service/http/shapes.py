@@ -148,8 +148,37 @@ class Entries:
 
 
 @dataclass(frozen=True)
+class ConfusableView:
+    """Another class, and the share of this one's left-out shots that it wins."""
+
+    label: str
+    share: float
+
+
+@dataclass(frozen=True)
+class QualityView:
+    """How well a class is taught; what the words mean stands in docs/coach.md.
+
+    Attributes:
+        verdict: `enough`, `needs_shots`, `confusable` or `not_tested` (no row is kept).
+        accuracy: share of its shots that are answered right when left out; null if none could be.
+        margin: of the middle one of them, or null. confusable: what it is mistaken for.
+        balance: its rows to the usual number of rows. imbalanced: whether that is far off.
+    """
+
+    name: str
+    verdict: str
+    shots: int
+    accuracy: float | None
+    margin: float | None
+    confusable: list[ConfusableView]
+    balance: float | None
+    imbalanced: bool
+
+
+@dataclass(frozen=True)
 class Qualities:
-    classes: list[Report]
+    classes: list[QualityView]
 
 
 @dataclass(frozen=True)
@@ -242,7 +271,7 @@ class Taught:
     class_name: str
     shots: list[str]
     receipts: list[ReceiptView]
-    quality: Report | None
+    quality: QualityView | None
     entry: Entry | None
 
 
@@ -250,7 +279,7 @@ class Taught:
 class Committed(ReceiptView):
     """What became of a burst: a receipt, with `quality` and `entry` as of `Taught`."""
 
-    quality: Report | None
+    quality: QualityView | None
     entry: Entry | None
 
 
@@ -579,6 +608,19 @@ def prediction_view(found: Prediction) -> PredictionView:
         margin=found.margin,
         alternatives=[Alternative(other.label, other.p) for other in found.alternatives],
         error=None if found.error is None else document(found.error),
+    )
+
+
+def quality_view(found: Report) -> QualityView:
+    return QualityView(
+        name=found.name,
+        verdict=found.verdict,
+        shots=found.shots,
+        accuracy=found.accuracy,
+        margin=found.margin,
+        confusable=[ConfusableView(other.label, other.share) for other in found.confusable],
+        balance=found.balance,
+        imbalanced=found.imbalanced,
     )
 
 

@@ -42,6 +42,7 @@ from accrue.service.http.shapes import (
     class_view,
     name_of,
     prediction_view,
+    quality_view,
 )
 from accrue.service.http.table import Call, File, Images, Table
 from accrue.service.jobs import Job
@@ -210,7 +211,9 @@ def thumb(call: Call, id: str) -> File:
 def quality(call: Call) -> Qualities:
     """Whether each class is taught enough, and what it is mistaken for."""
     with call.device.reading() as box:
-        return Qualities(box.quality() if box.reading() is not None else [])
+        if box.reading() is None:
+            return Qualities([])
+        return Qualities([quality_view(one) for one in box.quality()])
 
 
 @table.add("GET", "/suspects", VIEWER)
