@@ -147,7 +147,7 @@ def test_every_answer_carries_the_headers_that_keep_a_browser_safe(everybody: Ru
         assert "default-src 'self'" in policy
         assert "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
         assert "server" not in headers or "uvicorn" in headers["server"]
 
 

@@ -22,12 +22,13 @@ from accrue.service.http.shapes import (
     Changed,
     ClassView,
     CommitTeach,
+    Committed,
     IgnoreUnknown,
     Merge,
     Named,
     NameUnknown,
     NewClass,
-    ReceiptView,
+    QualityView,
     Relabel,
     Removal,
     Removed,
@@ -61,6 +62,17 @@ def _changed(call: Call, box: Box, entry: Entry, name: str | None = None) -> Cha
     return Changed(entry, view)
 
 
+def _of_taught(box: Box, label: str) -> tuple[QualityView | None, Entry | None]:
+    """What the coach says of a class that was just taught, and the entry of that."""
+    found = (quality_view(one) for one in box.quality() if one.name == label)
+    return next(found, None), _newest(box)
+
+
+def _newest(box: Box) -> Entry | None:
+    entries = box.history(1)
+    return entries[0] if entries else None
+
+
 # ---- classes ------------------------------------------------------------------------------------
 
 
@@ -86,11 +98,9 @@ def teach(call: Call, name: str, images: Images) -> Taught:
         if len(errors) == len(receipts):
             raise errors[0]
         label = receipts[-1].class_name
-        about = None
-        if taught := [one.shot for one in receipts if one.shot]:
-            found = (quality_view(one) for one in box.quality() if one.name == label)
-            about = next(found, None)
-        return Taught(label, taught, [receipt_view(one) for one in receipts], about)
+        taught = [one.shot for one in receipts if one.shot]
+        about, entry = _of_taught(box, label) if taught else (None, None)
+        return Taught(label, taught, [receipt_view(one) for one in receipts], about, entry)
 
 
 @table.add("PATCH", "/classes/{id}", OPERATOR, match=True)
@@ -194,9 +204,12 @@ def stop_teach(call: Call, id: str) -> TeachView:
 
 
 @table.add("POST", "/teach/{id}/commit", OPERATOR, retry=True)
-def commit_teach(call: Call, id: str, body: CommitTeach) -> ReceiptView:
+def commit_teach(call: Call, id: str, body: CommitTeach) -> Committed:
     """Teach the frames that were kept, as one shot. What has a shot is on the disk."""
-    return receipt_view(call.device.commit_teach(id, call.actor, body.keep))
+    with call.device.writing(call.actor) as box:
+        receipt = call.device.commit_teach(id, call.actor, body.keep)
+        about, entry = _of_taught(box, receipt.class_name) if receipt.shot else (None, None)
+    return Committed(**vars(receipt_view(receipt)), quality=about, entry=entry)
 
 
 @table.add("DELETE", "/teach/{id}", OPERATOR)
@@ -217,8 +230,9 @@ def name_unknown(call: Call, body: NameUnknown) -> Named:
     with call.device.writing(call.actor) as box:
         known = {row.id: row.name for row in box.classes()}
         receipts = box.name_unknown(body.moments, known.get(body.name, body.name))
+        entry = _newest(box)
     call.device.events.publish(UNKNOWN, named=list(body.moments))
-    return Named(receipts[0].class_name, [one.shot for one in receipts])
+    return Named(receipts[0].class_name, [one.shot for one in receipts], entry)
 
 
 @table.add("POST", "/unknown/ignore", OPERATOR)

@@ -265,12 +265,22 @@ class Taught:
     Attributes:
         class_name: display name of the class. shots: ids of the new shots.
         quality: what the coach says of the class now, or null.
+        entry: of the journal, to be undone; null where nothing was taught.
     """
 
     class_name: str
     shots: list[str]
     receipts: list[ReceiptView]
     quality: QualityView | None
+    entry: Entry | None
+
+
+@dataclass(frozen=True)
+class Committed(ReceiptView):
+    """What became of a burst: a receipt, with `quality` and `entry` as of `Taught`."""
+
+    quality: QualityView | None
+    entry: Entry | None
 
 
 @dataclass(frozen=True)
@@ -334,10 +344,11 @@ class UnknownView:
 
 @dataclass(frozen=True)
 class Named:
-    """Moments became shots."""
+    """Moments became shots. `entry`: of the journal, to be undone."""
 
     class_name: str
     shots: list[str]
+    entry: Entry | None
 
 
 @dataclass(frozen=True)
