@@ -46,13 +46,9 @@ class Keys(Hands):
         self.page.keyboard.press("Enter")
 
     def reach(self, selector: str) -> None:
-        self.screen.see(selector)
+        found = self.screen.see(selector)
         for _ in range(150):
-            if self.page.evaluate(
-                "(s) => document.activeElement?.matches(s) && "
-                "document.activeElement === document.querySelectorAll(s)[0]",
-                selector,
-            ):
+            if found.evaluate("(element) => element === document.activeElement"):
                 return
             self.page.keyboard.press("Tab")
         raise AssertionError(f"Tab does not lead to {selector}")

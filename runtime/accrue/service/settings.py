@@ -33,6 +33,7 @@ from accrue.learn.random_features import LARGEST_WIDTH
 from accrue.service.unknown import DEFAULT_MOMENTS
 from accrue.store.memory import DEFAULT_MEMORY_BYTES
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
+from accrue.sync.discovery import fits_prefix
 from accrue.vision.engines.selection import CANDIDATES
 
 AUTO = "auto"
@@ -97,6 +98,7 @@ class Settings:
     encoder: str = _key("auto, or the best realisation that may serve", AUTO)
     engines: Path | None = _key("folder of engines; unset: `engines` in the state folder", None)
     actor: str = _made("who is written into the journal", default_actor)
+    home_assistant: str = _key("discovery prefix of Home Assistant; empty: off", "")
     cameras: tuple[str, ...] = _key("what `accrue run` watches", ())
     listen: str = _key("ADDRESS:PORT of the HTTP server", DEFAULT_LISTEN)
     hosts: tuple[str, ...] = _key("further names that browsers may call the device by", ())
@@ -265,6 +267,10 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
     if name == "log":
         if raw not in ("text", "json"):
             raise refuse("text or json")
+        return raw
+    if name == "home_assistant":
+        if not isinstance(raw, str) or not fits_prefix(raw):
+            raise refuse("a topic prefix such as homeassistant, without wildcards, or nothing")
         return raw
     if name in ("duplicates", "blur", "guard"):
         number = _number(raw, float)
