@@ -58,3 +58,19 @@ environment() {
         say "Installed in $((SECONDS - started)) s."
     fi
 }
+
+# from_system PROGRAM PACKAGE WHAT    leaves whether PROGRAM is there, from the system's packages
+#
+# It is installed where that needs no password; else it is said once what goes without it.
+from_system() {
+    local program=$1 package=$2 what=$3 apt=(apt-get -qq -y install --no-install-recommends)
+    command -v "$program" >/dev/null && return
+    if command -v apt-get >/dev/null; then
+        [ "$(id -u)" = 0 ] || apt=(sudo -n "${apt[@]}")
+        say "Installing $package from the system's packages ..."
+        DEBIAN_FRONTEND=noninteractive "${apt[@]}" "$package" >/dev/null 2>&1 || true
+    fi
+    command -v "$program" >/dev/null && return
+    say "No $program here, so $what is left out; on Debian: apt-get install $package"
+    return 1
+}
