@@ -10,14 +10,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from shelf_cases import DIM, Device, Wall, exchange, some_rows
+from shelf_cases import Device, Wall, exchange, some_rows
 
-from accrue.errors import AccrueError, Conflict, NotFound
+from accrue.errors import Conflict, NotFound
 from accrue.sync.ledger import Heard
 
 LABELS = ["bolt", "Bolt", "nut", "stud", "gear"]

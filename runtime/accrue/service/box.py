@@ -33,12 +33,13 @@ from accrue.learn.clusters import clusters
 from accrue.learn.decision import MOST_TOLD, UNKNOWN
 from accrue.learn.explain import nearest
 from accrue.learn.groups import LEAST_SHOTS, two_groups
-from accrue.learn.guard import Measured, compare
+from accrue.learn.guard import compare
 from accrue.learn.quality import quality
 from accrue.learn.refuse import Refusals
 from accrue.learn.statistics import Floats, Rows
 from accrue.learn.suspects import suspects
 from accrue.service.coach import Report, Screen, Skipped, report
+from accrue.service.guarded import measured
 from accrue.service.settings import Settings
 from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
@@ -350,6 +351,10 @@ class Box:
             self._learned = (revision, self._read(store))
         return self._learned[1]
 
+    def read_now(self) -> Learned:
+        """What the store holds within the transaction under way."""
+        return self._read(self.store())
+
     def _read(self, store: Store) -> Learned:
         state = State(store.space_id, store.dim)
         shots: list[tuple[str, Rows]] = []
@@ -582,7 +587,7 @@ class Box:
         with store.atomic():  # what is refused is rolled back
             entry = change()
             after = self._read(store)
-            verdict = compare(_measured(before), _measured(after), self.settings.guard)
+            verdict = compare(measured(before), measured(after), self.settings.guard)
             if not verdict.passed:
                 raise Refused(
                     f"held back, nothing was changed: {verdict.reason} ({entry.summary})",
@@ -808,14 +813,6 @@ def thumbnail(image: Image, longest_px: int) -> bytes:
 
 def _most_common(moments: Sequence[Moment]) -> str:
     return Counter(moment.class_id for moment in moments).most_common(1)[0][0]
-
-
-def _measured(learned: Learned) -> Measured:
-    left_out, served = learned.left_out, learned.choice.served
-    by_name = [k for k, c in enumerate(served.ids) if c not in learned.state]
-    agreed = served.scores(served.means[by_name]).argmax(axis=1) == by_name
-    zero_shot = float(agreed.mean()) if by_name else math.nan
-    return Measured(left_out.accuracy, len(left_out), zero_shot)
 
 
 def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:

@@ -154,6 +154,8 @@ class Exchange:
         self._fence = b""
         self._snapshot = 0  # the one of `follow` that was asked for
         self._direct = False  # subscribed to the devices' own topics
+        self._waiting: list[Callable[[], None]] = []  # for the snapshot that is asked for next
+        self._looking: list[Callable[[], None]] = []  # for the one under way
         self._granted = 0
         self._on_broker: dict[str, _OnBroker] = {}
         self._sending: dict[str, _Sending] = {}
@@ -259,8 +261,14 @@ class Exchange:
         """A new report with the next step, changed counts or not."""
         self._report_due, self._reported = 0.0, None
 
-    def look_again(self) -> None:
-        """Asks the broker for all that it retains of the others, as after a reconnect."""
+    def look_again(self, done: Callable[[], None] = lambda: None) -> None:
+        """Asks the broker for all that it retains of the others, as after a reconnect.
+
+        Args:
+            done: called from a step once all of it is here; not where the connection ends before,
+                because the next one begins with the same.
+        """
+        self._waiting.append(done)
         self.follow.look_again(self._clock())
 
     def stop(self, timeout_s: float = 5.0) -> bool:
@@ -302,6 +310,7 @@ class Exchange:
         self._parked.clear()
         self._clearing.clear()
         self._asked.clear()
+        self._waiting, self._looking = [], []
         for fetch in self._fetches.values():
             fetch.due = 0.0
         self._say("init")
@@ -348,9 +357,7 @@ class Exchange:
                     self.inbox.chunk(address.device, address.sha256, address.chunk, payload)
         elif name == "fence":
             if payload == self._fence:
-                self.follow.snapshot_complete()
-                if self.stage is Stage.LISTENING:
-                    self._listened()
+                self._looked()
         elif name == "batch":
             self._heard_batch(payload)
         elif name == "relay-state":
@@ -397,6 +404,7 @@ class Exchange:
                 self._snapshot, self._direct = self.follow.snapshots, True
                 self._subscribe_devices()
                 self._fence = self._new_fence()
+                self._looking, self._waiting = self._looking + self._waiting, []
                 self.publish("fence", self._fence, self._fenced, device=self.ledger.device)
         elif self._direct:
             self._direct = False
@@ -424,11 +432,18 @@ class Exchange:
                 f"{self.topics.path('state', device=self.ledger.device).rpartition('/')[0]}/",
                 hint="the user name must be the device id; its owner may have to add it again",
             )
-            self.follow.snapshot_complete()
-            if self.stage is Stage.LISTENING:
-                self._listened()
+            self._looked()
         elif sent is Sent.DONE:
             self.problems.pop("fence", None)
+
+    def _looked(self) -> None:
+        """All that the broker retained when it was last asked is here."""
+        self.follow.snapshot_complete()
+        if self.stage is Stage.LISTENING:
+            self._listened()
+        looking, self._looking = self._looking, []
+        for done in looking:
+            done()
 
     def _heard_batch(self, payload: bytes) -> None:
         try:
@@ -469,7 +484,7 @@ class Exchange:
         self._say("ready" if self.is_ready else "init")
 
     def _listened(self) -> None:
-        """All that the broker had retained is here."""
+        """The end of the start-up's reading: now it is known what the broker lacks."""
         self.link.unsubscribe([self.topics.filter("class", **self._own)])
         unsent = set(self.ledger.unsent())
         for class_id, revision in self.ledger.owned().items():
