@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, settings
 from second_view import second_sums, second_view
 
 from accrue.learn.statistics import Rows, quantise
@@ -21,6 +22,8 @@ from accrue.sync.replica import MemoryLedger
 from accrue.sync.trust import KnownKeys
 from accrue.sync.view import View
 
+# Hypothesis without a clock: the machine may be busy with something else.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DIM = 3
 SPACE = "5eed" * 16
 SCOPE = Scope("farm", "default", SPACE, DIM)

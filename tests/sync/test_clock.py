@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet_cases import unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from accrue.sync.clock import COUNTER_BITS, SKEW_MS, Clock, stamp_ms, wall_clock
 TIMES = st.integers(0, 2**40)
 
 
+@unhurried
 @given(st.lists(st.one_of(TIMES, st.none()), min_size=1))
 def test_stamps_only_grow_whatever_the_wall_clock_does(steps: list[int | None]) -> None:
     now = [0]
@@ -21,6 +23,7 @@ def test_stamps_only_grow_whatever_the_wall_clock_does(steps: list[int | None]) 
     assert made == sorted(set(made))
 
 
+@unhurried
 @given(TIMES, TIMES)
 def test_what_is_said_after_hearing_has_the_greater_stamp(ours: int, theirs: int) -> None:
     heard = Clock(now_ms=lambda: theirs).tick()
@@ -29,6 +32,7 @@ def test_what_is_said_after_hearing_has_the_greater_stamp(ours: int, theirs: int
     assert clock.tick() > heard
 
 
+@unhurried
 @given(TIMES, TIMES)
 def test_a_restart_goes_on_behind_the_last_stamp(before: int, after: int) -> None:
     last = Clock(now_ms=lambda: before).tick()

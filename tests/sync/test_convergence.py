@@ -233,7 +233,7 @@ class _Fleet(RuleBasedStateMachine):
 
 
 _Fleet.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -61,7 +61,7 @@ def predict(
             elif answer.error is not None:
                 note(f"accrue: {answer.error.message}")
             else:
-                say(f"{answer.source}\t{_words(answer)}")
+                say(f"{answer.source}\t{words(answer)}")
     if as_json:
         emit({"predictions": answers})
     if failed:
@@ -100,7 +100,7 @@ def _answer(answer: Prediction) -> dict[str, Any]:
     }
 
 
-def _words(answer: Prediction) -> str:
+def words(answer: Prediction) -> str:
     if answer.verdict == "unknown":
         return f"unknown (nearest: {answer.label})" if answer.label else "unknown"
     if answer.verdict == "not_ready":
@@ -149,7 +149,7 @@ def _explained(answer: Explanation) -> dict[str, Any]:
 
 
 def _show_reasons(answer: Explanation) -> None:
-    say(f"{answer.prediction.source}\t{_words(answer.prediction)}")
+    say(f"{answer.prediction.source}\t{words(answer.prediction)}")
     rows = [
         (f"{near.cosine:.3f}", reason.label, near.shot.id, when(near.shot.at), near.shot.source)
         for reason in answer.reasons

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,16 +29,19 @@ from accrue.learn import (
     leave_one_out,
     quantise,
 )
+from accrue.learn.clusters import clusters
 from accrue.learn.decision import MOST_TOLD, UNKNOWN
 from accrue.learn.explain import nearest
 from accrue.learn.groups import LEAST_SHOTS, two_groups
-from accrue.learn.guard import Measured, compare
+from accrue.learn.guard import compare
 from accrue.learn.quality import quality
 from accrue.learn.refuse import Refusals
 from accrue.learn.statistics import Floats, Rows
 from accrue.learn.suspects import suspects
 from accrue.service.coach import Report, Screen, Skipped, report
+from accrue.service.guarded import measured
 from accrue.service.settings import Settings
+from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
     BackupInfo,
     ClassRow,
@@ -157,6 +162,19 @@ class SplitSuggestion:
     second: tuple[Shot, ...]
     separation: float
     advisable: bool
+
+
+@dataclass(frozen=True)
+class UnknownGroup:
+    """Moments that look alike and nobody named.
+
+    Attributes:
+        moments: oldest first.
+        nearest: display name of the class that most of them are nearest to; "" if none.
+    """
+
+    moments: tuple[Moment, ...]
+    nearest: str
 
 
 @dataclass(frozen=True)
@@ -332,6 +350,10 @@ class Box:
         if self._learned is None or self._learned[0] != revision:
             self._learned = (revision, self._read(store))
         return self._learned[1]
+
+    def read_now(self) -> Learned:
+        """What the store holds within the transaction under way."""
+        return self._read(self.store())
 
     def _read(self, store: Store) -> Learned:
         state = State(store.space_id, store.dim)
@@ -514,13 +536,7 @@ class Box:
     def _thumbnail(self, image: Image | None) -> bytes | None:
         if image is None or self.settings.thumbnails == 0:
             return None
-        import PIL.Image
-
-        small = PIL.Image.fromarray(image)
-        small.thumbnail((self.settings.thumbnails,) * 2)
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
-        return buffer.getvalue()
+        return thumbnail(image, self.settings.thumbnails)
 
     def require_same_space(self) -> None:
         """Raises SpaceMismatch where what was taught is of another encoder than the one in use."""
@@ -571,7 +587,7 @@ class Box:
         with store.atomic():  # what is refused is rolled back
             entry = change()
             after = self._read(store)
-            verdict = compare(_measured(before), _measured(after), self.settings.guard)
+            verdict = compare(measured(before), measured(after), self.settings.guard)
             if not verdict.passed:
                 raise Refused(
                     f"held back, nothing was changed: {verdict.reason} ({entry.summary})",
@@ -650,6 +666,85 @@ class Box:
         }
         return [report(found[c], learned.names) for c in learned.names if c in found]
 
+    # ---- what nobody named ----------------------------------------------------------------------
+
+    @contextmanager
+    def unknown_queue(self) -> Iterator[Queue]:
+        """The ring of moments that were not recognised; made where it is not there."""
+        manifest = self.bundle.manifest
+        queue = Queue(
+            self.settings.state, manifest.space_id, manifest.dim, most=self.settings.unknown
+        )
+        try:
+            yield queue
+        finally:
+            queue.close()
+
+    def unknown(self) -> list[UnknownGroup]:
+        """What was not recognised, in groups; first what helps most to be named.
+
+        That is the biggest group; of groups of one size, that whose nearest class has the fewest
+        shots, then that with the smallest margin.
+        """
+        if not present(self.settings.state):
+            return []
+        store = self.reading()
+        learned = self.learned()
+        with self.unknown_queue() as queue:
+            waiting = [
+                (moment, rows)
+                for moment, rows in queue.moments()
+                if not (moment.shot and store is not None and store.holds(moment.shot))
+            ]
+        numbers = clusters([rows for _, rows in waiting], learned.state)
+        groups: dict[int, list[Moment]] = {}
+        for (moment, _), number in zip(waiting, numbers, strict=True):
+            groups.setdefault(number, []).append(moment)
+        shots = Counter(learned.classes_of_shots)
+
+        def helps(moments: list[Moment]) -> tuple[float, ...]:
+            nearest = _most_common(moments)
+            margins = [m.margin for m in moments if m.margin is not None]
+            return -len(moments), shots[nearest], min(margins, default=math.inf), moments[0].id
+
+        return [
+            UnknownGroup(tuple(moments), learned.names.get(_most_common(moments), ""))
+            for moments in sorted(groups.values(), key=helps)
+        ]
+
+    def name_unknown(self, moments: Sequence[int], name: str) -> list[Receipt]:
+        """Teaches moments of the queue as shots of a class, from what was embedded then.
+
+        Raises:
+            NotFound: no such moment; then nothing is taught.
+        """
+        name = clean_name(name)
+        self.require_same_space()
+        receipts = []
+        with self.unknown_queue() as queue:
+            there = {moment.id: (moment, rows) for moment, rows in queue.moments()}
+            for one in moments:
+                if one not in there:
+                    queue.thumb(one)  # raises: it is gone, or of another encoder
+                    raise NotFound(
+                        f"moment {one} is of another encoder", hint="see `accrue unknown list`"
+                    )
+            store = self.store(create=True)
+            teaching = store.begin_teach(name, actor=self.settings.actor)
+            for moment, rows in (there[one] for one in dict.fromkeys(moments)):
+                thumb = queue.thumb(moment.id) if self.settings.thumbnails else None
+                shot = store.add_shot(teaching, rows, source=moment.camera, thumb=thumb)
+                queue.named(moment.id, shot)
+                receipts.append(Receipt(shot, moment.camera, teaching.class_name, len(rows)))
+        return receipts
+
+    def ignore_unknown(self, moments: Sequence[int]) -> None:
+        """Deletes moments of the queue. Raises NotFound; then none is deleted."""
+        with self.unknown_queue() as queue:
+            queue.ignore(moments)
+
+    # ---- how rows are kept ----------------------------------------------------------------------
+
     def retention(self, name: str, retain: Retain | None, budget: int | None) -> Entry:
         return self._changing().set_retention(
             name, retain=retain, budget=budget, actor=self.settings.actor
@@ -705,12 +800,19 @@ class Box:
         return store
 
 
-def _measured(learned: Learned) -> Measured:
-    left_out, served = learned.left_out, learned.choice.served
-    by_name = [k for k, c in enumerate(served.ids) if c not in learned.state]
-    agreed = served.scores(served.means[by_name]).argmax(axis=1) == by_name
-    zero_shot = float(agreed.mean()) if by_name else math.nan
-    return Measured(left_out.accuracy, len(left_out), zero_shot)
+def thumbnail(image: Image, longest_px: int) -> bytes:
+    """A small JPEG of uint8 (h, w, 3) RGB."""
+    import PIL.Image
+
+    small = PIL.Image.fromarray(image)
+    small.thumbnail((longest_px,) * 2)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return buffer.getvalue()
+
+
+def _most_common(moments: Sequence[Moment]) -> str:
+    return Counter(moment.class_id for moment in moments).most_common(1)[0][0]
 
 
 def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:

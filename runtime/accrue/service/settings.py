@@ -27,8 +27,10 @@ from accrue.learn import (
     RandomFeatures,
     Ridge,
 )
+from accrue.learn.clusters import MOST
 from accrue.learn.guard import ALLOWED
 from accrue.learn.random_features import LARGEST_WIDTH
+from accrue.service.unknown import DEFAULT_MOMENTS
 from accrue.store.memory import DEFAULT_MEMORY_BYTES
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
 from accrue.sync.discovery import fits_prefix
@@ -90,6 +92,7 @@ class Settings:
     duplicates: float = _key("cosine to a kept shot from which a photo is not taught; 1: off", 0.97)
     blur: float = _key("blur above which a photo is not taught, 0 to 1; 1: off", 0.62)
     guard: float = _key("fall of left-out accuracy that a change may cause; 1: any", ALLOWED)
+    unknown: int = _key("moments that nobody named yet to keep; 0: none", DEFAULT_MOMENTS)
     threads: int = _key("of the encoder; 0: one for each core", 0)
     encoder: str = _key("auto, or the best realisation that may serve", AUTO)
     engines: Path | None = _key("folder of engines; unset: `engines` in the state folder", None)
@@ -257,6 +260,7 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
         "budget": (0, 2**23),
         "memory": (0, 2**50),
         "thumbnails": (0, 1024),
+        "unknown": (0, MOST),
         "threads": (0, 1024),
     }[name]
     number = _number(raw, int)

@@ -27,8 +27,8 @@ FORMAT = "contribution/1"
 PART_LIMIT_BYTES = 16 * 2**20  # packed
 CONTENT_LIMIT_BYTES = 16 * 2**20  # of all parts of one contribution, packed
 PARTS_LIMIT = 64
-FACTS_LIMIT = 4_096
-GONE_LIMIT = 8_192
+FACTS_LIMIT = 2_048
+GONE_LIMIT = 2_048
 KEY_LIMIT = 18 * NAME_LIMIT  # characters: what NFKC makes of one character at most
 SUBJECTS = ("shot", "folded", "refusal", "name", "merged", "text", "kept", "label")
 EVIDENCE = ("shot", "folded", "refusal")  # subjects with content in a part
@@ -204,7 +204,10 @@ class Contribution:
             "device": self.device,
             "class": self.class_id,
             "revision": self.revision,
-            "facts": {s: [f.stamp, f.value] for s, f in self.facts.items()},
+            "facts": {
+                subject: [stamp, list(value) if isinstance(value, tuple) else value]
+                for subject, (stamp, value) in self.facts.items()
+            },
             "gone": dict(self.gone),
             "parts": [
                 {

@@ -154,6 +154,8 @@ class Exchange:
         self._fence = b""
         self._snapshot = 0  # the one of `follow` that was asked for
         self._direct = False  # subscribed to the devices' own topics
+        self._waiting: list[Callable[[], None]] = []  # for the snapshot that is asked for next
+        self._looking: list[Callable[[], None]] = []  # for the one under way
         self._granted = 0
         self._on_broker: dict[str, _OnBroker] = {}
         self._sending: dict[str, _Sending] = {}
@@ -259,8 +261,14 @@ class Exchange:
         """A new report with the next step, changed counts or not."""
         self._report_due, self._reported = 0.0, None
 
-    def look_again(self) -> None:
-        """Asks the broker for all that it retains of the others, as after a reconnect."""
+    def look_again(self, done: Callable[[], None] = lambda: None) -> None:
+        """Asks the broker for all that it retains of the others, as after a reconnect.
+
+        Args:
+            done: called from a step once all of it is here; not where the connection ends before,
+                because the next one begins with the same.
+        """
+        self._waiting.append(done)
         self.follow.look_again(self._clock())
 
     def stop(self, timeout_s: float = 5.0) -> bool:
@@ -302,6 +310,7 @@ class Exchange:
         self._parked.clear()
         self._clearing.clear()
         self._asked.clear()
+        self._waiting, self._looking = [], []
         for fetch in self._fetches.values():
             fetch.due = 0.0
         self._say("init")
@@ -355,6 +364,9 @@ class Exchange:
                 self.follow.snapshot_complete()
                 if self.stage is Stage.LISTENING:
                     self._listened()
+                looking, self._looking = self._looking, []
+                for done in looking:
+                    done()
         elif name == "batch":
             self._heard_batch(payload)
         elif name == "state":
@@ -399,6 +411,7 @@ class Exchange:
                 self._snapshot, self._direct = self.follow.snapshots, True
                 self._subscribe_devices()
                 self._fence = self._new_fence()
+                self._looking, self._waiting = self._looking + self._waiting, []
                 self.publish("fence", self._fence, device=self.ledger.device)
         elif self._direct:
             self._direct = False

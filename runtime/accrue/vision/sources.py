@@ -23,6 +23,8 @@ IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _IMAGES.split())
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _VIDEOS.split())
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp")
 TIMEOUT_MS = 10_000  # to open a stream and to wait for a frame; OpenCV's 30 s look like a hang
+PLAY = "play:"  # before a path: its photos as a camera would show them
+PLAY_FPS, PLAY_HOLD_S = 10.0, 2.0
 _CAMERA = re.compile(r"(?:camera:)?([0-9]{1,3})")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PASSWORD = re.compile(r"(://[^/\s:@]*):\S*@")
@@ -151,6 +153,42 @@ class FakeSource(_Base):
         self.closed = True
 
 
+class PlaySource(_Base):
+    """Photos as a camera would show them: 10 frames a second, each photo for 2 s, over and over.
+
+    It stands in for a camera where none is at hand, in tests and in a demonstration.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        *,
+        short_side: int | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        super().__init__(name, clock)
+        self._paths, self._short_side, self._sleep = paths, short_side, sleep
+        self._shown: tuple[int, Pixels] | None = None
+        self._next_at = clock()
+        self._closed = False
+
+    def __next__(self) -> Frame:
+        if self._closed:
+            raise StopIteration
+        now = self._clock()
+        self._sleep(max(0.0, self._next_at - now))
+        self._next_at = max(now, self._next_at) + 1 / PLAY_FPS
+        which = int(self._index / (PLAY_FPS * PLAY_HOLD_S)) % len(self._paths)
+        if self._shown is None or self._shown[0] != which:
+            self._shown = which, decode(self._paths[which], short_side=self._short_side)
+        return self._frame(self._shown[1], f"{self.name}#{self._index}")
+
+    def close(self) -> None:
+        self._closed = True
+
+
 class CaptureSource(_Base):
     """A video file, camera, stream or GStreamer pipeline, by OpenCV.
 
@@ -231,8 +269,9 @@ def open_source(
     """The source that a person means by ``spec``.
 
     A GStreamer pipeline (contains `` ! `` and ends in an appsink), a stream's URL (rtsp, http ...),
-    a camera (``0`` or ``camera:0``; a file called 0 is ``./0``), or the path of an image file, a
-    folder of images (recursive, sorted) or a video file.
+    a camera (``0`` or ``camera:0``; a file called 0 is ``./0``), ``play:`` and a path (its photos
+    as a camera would show them), or the path of an image file, a folder of images (recursive,
+    sorted) or a video file.
 
     Args:
         short_side: px, passed on to `decode` for image files.
@@ -246,6 +285,9 @@ def open_source(
     if isinstance(spec, str):
         if " ! " in spec:
             return CaptureSource(spec, "GStreamer pipeline", api="CAP_GSTREAMER", clock=clock)
+        if spec.startswith(PLAY):
+            paths = image_paths(spec.removeprefix(PLAY))
+            return PlaySource(spec, paths, short_side=short_side, clock=clock)
         if match := _SCHEME.match(spec):
             name = _PASSWORD.sub(r"\1:***@", spec)
             if match[1].lower() not in STREAM_SCHEMES:
@@ -273,6 +315,7 @@ def is_stream(spec: str) -> bool:
         " ! " in spec
         or _SCHEME.match(spec) is not None
         or _CAMERA.fullmatch(spec) is not None
+        or spec.startswith(PLAY)
         or _is_video(Path(spec))
     )
 

@@ -1,0 +1,47 @@
+"""Tells a Mosquitto on this machine to read its accounts again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from accrue.sync.broker import BrokerFolder
+
+PROC = Path("/proc")
+
+
+def reload_broker(files: BrokerFolder) -> bool:
+    """Sends SIGHUP to each Mosquitto that was started with this folder's configuration.
+
+    Returns:
+        Whether one was told. False where none runs here, or this user may not signal it: then it
+        has to be told by hand (`sudo systemctl reload mosquitto`).
+    """
+    told = False
+    for number in running(files):
+        try:
+            os.kill(number, signal.SIGHUP)
+        except (PermissionError, ProcessLookupError):
+            continue
+        told = True
+    return told
+
+
+def running(files: BrokerFolder) -> list[int]:
+    """Process ids of the Mosquittos that were started with this folder's configuration."""
+    wanted = files.configuration.resolve()
+    found = []
+    for folder in PROC.glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"mosquitto" not in words[0] or b"-c" not in words:
+                continue
+            given = Path(os.fsdecode(words[words.index(b"-c") + 1]))
+            if not given.is_absolute():
+                given = (folder / "cwd").resolve() / given
+            if given.resolve() == wanted:
+                found.append(int(folder.name))
+        except (OSError, IndexError):  # gone in the meantime, or not ours to look at
+            continue
+    return found
