@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from accrue.learn.statistics import Rows
-from accrue.store import Store
+from accrue.store import Store, fleet
 from accrue.sync.contribution import Contribution
 from accrue.sync.ledger import Applied, Heard
 from accrue.sync.shelf import StoreLedger
@@ -41,6 +41,40 @@ class Wall:
         return self.now_s
 
 
+class Loyal(StoreLedger):
+    """A ledger that makes sure that telling the others never changes what the operator did."""
+
+    def speak(self, db: Any) -> None:
+        if fleet.untold(db) == []:
+            return
+        before = _seen(db)
+        super().speak(db)
+        after = _seen(db)
+        # An undo that would take a class away from under the evidence of others leaves it there.
+        stays = {*before["shot"].values(), *before["sum"].values()} - before["class"].keys()
+        for what in before:
+            changed = {
+                pair
+                for pair in before[what].items() ^ after[what].items()
+                if stays.isdisjoint(pair)
+            }
+            assert not changed, f"{what}: not as the operator left it: {changed}"
+
+
+def _seen(db: Any) -> dict[str, dict[Any, Any]]:
+    """What is active, and how, by table."""
+    queries = {
+        "shot": "SELECT id, class_id FROM shot WHERE active = 1",
+        "sum": "SELECT id, class_id FROM folded WHERE active = 1",
+        "refusal": "SELECT id, class_id FROM refusal WHERE active = 1",
+        "name": "SELECT key, class_id FROM name WHERE active = 1",
+        "class": "SELECT id, name FROM class WHERE active = 1",
+        "target": "SELECT id, counts_as FROM class WHERE active = 1",
+        "text": "SELECT id, prompt FROM class WHERE active = 1",
+    }
+    return {what: dict(db.execute(query).fetchall()) for what, query in queries.items()}
+
+
 class Device:
     """A store, its ledger, and what a test does with them."""
 
@@ -51,10 +85,12 @@ class Device:
         wall: Wall | None = None,
         *,
         skew_s: float = 0.0,
+        kind: type[StoreLedger] = StoreLedger,
         join: bool = True,
         **options: Any,
     ) -> None:
         self.folder, self.id = Path(folder), device
+        self.kind = kind
         self.wall, self.skew_s = wall or Wall(), skew_s
         self.options = {"space_id": SPACE, "dim": DIM} | options
         self.open()
@@ -66,11 +102,11 @@ class Device:
             self.folder, clock=lambda: self.wall() + self.skew_s, **self.options
         )
         if self.store.joined is not None:
-            self.ledger = StoreLedger(self.store, no_key)
+            self.ledger = self.kind(self.store, no_key)
 
     def join(self) -> None:
         self.store.join_fleet(FLEET, self.id)
-        self.ledger = StoreLedger(self.store, no_key)
+        self.ledger = self.kind(self.store, no_key)
         self.ledger.catch_up()
 
     def reopen(self) -> None:

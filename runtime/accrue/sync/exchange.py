@@ -412,7 +412,7 @@ class Exchange:
                 self._subscribe_devices()
                 self._fence = self._new_fence()
                 self._looking, self._waiting = self._looking + self._waiting, []
-                self.publish("fence", self._fence, device=self.ledger.device)
+                self.publish("fence", self._fence, self._fenced, device=self.ledger.device)
         elif self._direct:
             self._direct = False
             self.link.unsubscribe(self._device_filters)
@@ -429,7 +429,21 @@ class Exchange:
         if self._granted == 0:
             self.problems.pop("subscribe", None)
             self.stage = Stage.LISTENING
-            self.publish("fence", self._fence, device=self.ledger.device)
+            self.publish("fence", self._fence, self._fenced, device=self.ledger.device)
+
+    def _fenced(self, sent: Sent) -> None:
+        """A broker that does not take the fence must not keep the device from going on."""
+        if sent in (Sent.DENIED, Sent.REFUSED):
+            self.problems["fence"] = BrokerDenied(
+                f"the broker does not let user {self.link.endpoint.user!r} write below "
+                f"{self.topics.path('state', device=self.ledger.device).rpartition('/')[0]}/",
+                hint="the user name must be the device id; its owner may have to add it again",
+            )
+            self.follow.snapshot_complete()
+            if self.stage is Stage.LISTENING:
+                self._listened()
+        elif sent is Sent.DONE:
+            self.problems.pop("fence", None)
 
     def _heard_batch(self, payload: bytes) -> None:
         try:

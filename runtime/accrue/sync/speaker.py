@@ -18,7 +18,17 @@ from accrue.sync.clock import Clock
 from accrue.sync.contribution import Contribution, Fact, Part, Scope, Value
 from accrue.sync.parts import Item, arrange
 from accrue.sync.signed import BODY_LIMIT_BYTES, canonical
-from accrue.sync.tables import Class, Content, Packed, Place, Tables, Touched, Watched, between
+from accrue.sync.tables import (
+    Class,
+    Content,
+    Packed,
+    Place,
+    Tables,
+    Touched,
+    Watched,
+    between,
+    placement,
+)
 from accrue.sync.view import Placement, View
 
 _FEW = 32  # questions that are not worth a table
@@ -299,7 +309,7 @@ class _Speaking:
         draft, differing = self.draft, {}
         sums = []
         for subject in sorted(self.touched.subjects):
-            place, meant = self._place(subject), view.placements.get(subject)
+            place, meant = self._place(subject), placement(view, subject)
             listing = draft.listing(subject)
             for class_id in (place and place.class_id, meant and meant.class_id):
                 if class_id:
@@ -327,7 +337,7 @@ class _Speaking:
                     self._list(subject, place, draft.now())
             differing[subject] = place
         for subject, place in sums:
-            self._list_sum(subject, place, view.placements.get(subject))
+            self._list_sum(subject, place, placement(view, subject))
         return differing
 
     def _place(self, subject: str) -> Place | None:
@@ -363,7 +373,7 @@ class _Speaking:
 
     def _say_evidence(self, view: View, differing: Mapping[str, Place | None]) -> None:
         for subject, place in differing.items():
-            meant = view.placements.get(subject)
+            meant = placement(view, subject)
             if place is None:
                 if meant is not None:
                     self.draft.say(meant.class_id, subject, None)
