@@ -388,7 +388,7 @@ def report(
             "cpu_s": round(sum(one["cpu_s"] for one in figures), 2),
             "cpu_s_while_teaching": round(sum(one["cpu_s_while_teaching"] for one in figures), 2),
             "peak_rss_bytes": [one["peak_rss_bytes"] for one in figures],
-            "refused": dict(refused),
+            "messages_refused": dict(refused),
             **dict(sums),
         },
         "digests": dict(sorted(digests.items())),

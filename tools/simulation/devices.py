@@ -14,8 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from accrue.learn.statistics import Rows
+from accrue.store import Store
 from accrue.sync.clock import Clock
 from accrue.sync.endpoint import Endpoint
 from accrue.sync.exchange import Exchange
@@ -23,6 +26,7 @@ from accrue.sync.inbox import Cache, Inbox
 from accrue.sync.ledger import Applied, Heard
 from accrue.sync.link import Loop, Timing
 from accrue.sync.replica import MemoryLedger
+from accrue.sync.shelf import StoreLedger
 from accrue.sync.topics import Address, Topics
 from accrue.sync.trust import KnownKeys
 from simulation.plan import FLEET, Place, Plan, Teach, class_name, id_of_class, private_key
@@ -43,6 +47,33 @@ class Observed(MemoryLedger):
         applied = super().hear(heard)
         self.seen.note(self.index, heard)
         return applied
+
+
+class ObservedStore(StoreLedger):
+    """A full device's ledger, which notes the same."""
+
+    index: int
+    seen: Events
+    store: Store
+
+    def hear(self, heard: Sequence[Heard]) -> Applied:
+        applied = super().hear(heard)
+        self.seen.note(self.index, heard)
+        return applied
+
+    def teach(self, name: str, rows: Rows) -> None:
+        self.store.add_shot(self.store.begin_teach(name, actor="simulated"), rows)
+
+    @classmethod
+    def made(cls, folder: Path, plan: Plan, device: str) -> ObservedStore:
+        folder.mkdir(parents=True)
+        scope = plan.scope
+        store = Store.open(folder, space_id=scope.space, dim=plan.dim, class_set=scope.class_set)
+        store.join_fleet(scope.fleet, device)
+        key = private_key(device, plan.seed)
+        ledger = cls(store, lambda revision, data: key.sign(data))
+        ledger.store = store
+        return ledger
 
 
 class Events:
@@ -172,9 +203,11 @@ class _Worker:
             tls=plan.tls,
         )
         full = index < plan.full
+        ledger: Observed | ObservedStore
         if full:
-            raise NotImplementedError
-        ledger = Observed(plan.scope, device, private_key(device, plan.seed), clock)
+            ledger = ObservedStore.made(place.folder / device, plan, device)
+        else:
+            ledger = Observed(plan.scope, device, private_key(device, plan.seed), clock)
         ledger.index, ledger.seen = index, self._events
         inbox = Inbox(
             plan.scope,
@@ -183,7 +216,7 @@ class _Worker:
             ledger.part,
             known=ledger.revisions(),
             own=device,
-            cache=cache,
+            cache=None if full else cache,
         )
         exchange = Exchange(
             ledger,
@@ -192,7 +225,7 @@ class _Worker:
             loop=self._loop,
             timing=Timing(backoff_cap_s=BACKOFF_CAP_S),
         )
-        if self._topics is not None:
+        if self._topics is not None and not full:
             exchange.topics = self._topics
         return Device(index, ledger, exchange, full)
 
