@@ -179,7 +179,7 @@ class BrokerFolder:
         known, lines = self._read(), self._hashes()
         known["accounts"][user] = role
         lines[user] = hashed
-        self._write(known["fleet"], known["accounts"], lines)
+        self._write(known, lines)
 
     def _hashes(self) -> dict[str, str]:
         if not self.passwords.exists():
