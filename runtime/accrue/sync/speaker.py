@@ -295,8 +295,12 @@ class _Speaking:
         self._take_back(self.draft.view(), rows)
         self._say_evidence(self.draft.view(), differing)
         self._say_classes(self.draft.view(), rows)
-        self._say_labels(self.draft.view())
-        self._say_names(self.draft.view(), rows)
+        for class_id, row in rows.items():
+            if row is not None:
+                self.touched.keys |= self.tables.keys_of(class_id)
+        for _ in range(2):  # a name that a class had without anybody's word may go with the first
+            self._say_labels(self.draft.view())
+            self._say_names(self.draft.view(), rows)
         self._end_classes(self.draft.view(), rows)
         touched = self.touched
         touched.add(between(before, self.draft.view(), self.draft.index.changed))
@@ -377,7 +381,9 @@ class _Speaking:
             if place is None:
                 if meant is not None:
                     self.draft.say(meant.class_id, subject, None)
-            elif (meant is None or meant.class_id != place.class_id) and self.is_listed(subject):
+            elif meant is not None and meant.class_id == place.class_id:
+                continue
+            elif self.is_listed(subject) and self.draft.listing(subject) is None:
                 self.draft.say(place.class_id, subject, place.class_id)
 
     # ---- classes --------------------------------------------------------------------------------
@@ -414,8 +420,10 @@ class _Speaking:
                     self.draft.withdraw(f"{group}/{class_id}")
         for key in self.touched.keys:
             label = view.labels.get(key)
-            said = label and (label.class_id, label.text)
-            if said != self.tables.label(key) and self.draft.withdraw(f"label/{key}"):
+            wanted, said = self.tables.label(key), label and (label.class_id, label.text)
+            if wanted is None and label is not None and not label.asserted:
+                continue  # a name that has become free, for another class that shows it
+            if said != wanted and self.draft.withdraw(f"label/{key}"):
                 self.had_label.add(key)
 
     def _was_changed(self, class_id: str, column: str) -> bool:
