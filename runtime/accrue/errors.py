@@ -8,11 +8,16 @@ AccrueError                     exit 1
 ├── Refused                     exit 6   a quality gate said no; nothing was changed
 ├── RowsError                   exit 1   rows that cannot be embeddings (NaN, wrong width, too many)
 ├── FormatError                 exit 1   bytes of ours that do not parse (state, backup)
-│   └── FutureVersion                    ... because a newer Accrue wrote them
+│   ├── FutureVersion                    ... because a newer Accrue wrote them
+│   └── Rejected                         what another device or the owner sent, not taken over
 ├── ImageError                  exit 1   a file that is no usable image
 ├── SourceError                 exit 1   a camera or stream that gives no frames
 ├── BundleError                 exit 1   an encoder bundle that is incomplete or altered
 ├── EngineError                 exit 1   an engine that cannot be built, loaded or run here
+├── LinkError                   exit 1   the broker of the fleet: not reached, or it said no
+│   ├── BrokerUnreachable                nobody answers there; retrying is safe
+│   ├── BrokerUntrusted                  its certificate does not lead to the fleet's CA
+│   └── BrokerDenied                     wrong password, or a topic that this user may not use
 ├── Cancelled                   exit 130 stopped by the operator; nothing was written
 ├── ConfigError                 exit 2   a configuration value that does not fit
 └── StoreError                  exit 1   the state folder or its database
@@ -88,6 +93,18 @@ class FutureVersion(FormatError):
     pass
 
 
+class Rejected(FormatError):
+    """A message of the fleet that is not taken over; nothing was changed.
+
+    Attributes:
+        reason: one word of `accrue.sync.trust.REASONS`, by which refusals are counted.
+    """
+
+    def __init__(self, message: str, *, reason: str, hint: str = "", **fields: Any) -> None:
+        super().__init__(message, hint=hint, reason=reason, **fields)
+        self.reason = reason
+
+
 class ImageError(AccrueError):
     pass
 
@@ -101,6 +118,22 @@ class BundleError(AccrueError):
 
 
 class EngineError(AccrueError):
+    pass
+
+
+class LinkError(AccrueError):
+    pass
+
+
+class BrokerUnreachable(LinkError):
+    retryable = True
+
+
+class BrokerUntrusted(LinkError):
+    pass
+
+
+class BrokerDenied(LinkError):
     pass
 
 

@@ -183,4 +183,4 @@ def test_a_state_of_version_1_is_brought_up_to_date_by_reading_it(state):
         with pytest.raises(StoreReadOnly):
             store.teach_by_name("gear", A)
     with closing(sqlite3.connect(state / "state.db")) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)

@@ -33,6 +33,7 @@ from accrue.learn.random_features import LARGEST_WIDTH
 from accrue.service.unknown import DEFAULT_MOMENTS
 from accrue.store.memory import DEFAULT_MEMORY_BYTES
 from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
+from accrue.sync.discovery import fits_prefix
 from accrue.vision.engines.selection import CANDIDATES
 
 AUTO = "auto"
@@ -96,6 +97,7 @@ class Settings:
     encoder: str = _key("auto, or the best realisation that may serve", AUTO)
     engines: Path | None = _key("folder of engines; unset: `engines` in the state folder", None)
     actor: str = _made("who is written into the journal", default_actor)
+    home_assistant: str = _key("discovery prefix of Home Assistant; empty: off", "")
 
     @property
     def engines_folder(self) -> Path:
@@ -230,6 +232,10 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
     if name == "actor":
         if not isinstance(raw, str) or len(raw) > 200:
             raise refuse("up to 200 characters")
+        return raw
+    if name == "home_assistant":
+        if not isinstance(raw, str) or not fits_prefix(raw):
+            raise refuse("a topic prefix such as homeassistant, without wildcards, or nothing")
         return raw
     if name in ("duplicates", "blur", "guard"):
         number = _number(raw, float)

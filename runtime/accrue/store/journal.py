@@ -14,6 +14,9 @@ The first keeps later work from losing what it stands on, the second keeps a red
 back what lost its footing meanwhile. "Later" is decided change by change (`position`), since a
 teach grows shot by shot while other commands may come in between.
 
+What was received from a fleet (`sync`) does not stand in the way: columns that it changed since are
+left as they are, and the rest is undone.
+
 An undo is an entry too; undoing it (a "redo") puts the first one into effect again. So entries
 form chains by `undoes`, and only the newest of a chain, its head, can be reversed.
 """
@@ -36,9 +39,11 @@ TRACKED: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "name": ("key", frozenset({"text", "class_id", "active"})),
     "shot": ("id", frozenset({"class_id", "active", "folded"})),
-    "folded": ("id", frozenset({"active"})),
-    "refusal": ("id", frozenset({"active"})),
+    "folded": ("id", frozenset({"class_id", "active"})),
+    "refusal": ("id", frozenset({"class_id", "active"})),
+    "tombstone": ("class_id", frozenset({"covered"})),
 }
+_UNMADE = {"folded", "tombstone"}  # rows that come into being outside of any entry
 _ENTRY = "seq, at, actor, verb, summary, undoes, undone_by, purged"
 
 
@@ -168,7 +173,8 @@ def undo(db: sqlite3.Connection, seq: int | None, *, actor: str, at: float) -> E
         )
     mentioned = changes(db, head.seq)
     _require_nothing_later(db, asked, head.seq)
-    _require_values(db, asked, mentioned)
+    received = {c[:3] for c in mentioned if _was_received(db, c)}
+    _require_values(db, asked, [c for c in mentioned if c[:3] not in received])
     verb = "redo" if head.verb == "undo" else "undo"
     done = "brought back" if verb == "redo" else "undid"
     recorder = open_entry(
@@ -180,7 +186,9 @@ def undo(db: sqlite3.Connection, seq: int | None, *, actor: str, at: float) -> E
         undoes=head.seq,
     )
     for table, key, column, before, after in mentioned:
-        if before == after:
+        if (table, key, column) in received and value_of(db, table, key, column) != before:
+            continue
+        if before == after or (table, key, column) in received:
             recorder.hold(table, key, column)
         else:
             recorder.set(table, key, **{column: before})
@@ -209,7 +217,7 @@ def disagreements(db: sqlite3.Connection) -> list[str]:
                     (table, column),
                 )
             ]
-        if table != "folded":
+        if table not in _UNMADE:
             found += [
                 f"{table} {key}: no entry of the journal made it"
                 for (key,) in db.execute(
@@ -248,11 +256,12 @@ def _entry(row: tuple[Any, ...]) -> Entry:
 
 
 def _newest(db: sqlite3.Connection) -> Entry:
-    """What last took effect and still is in effect."""
+    """What this device did last that still is in effect; what it received is undone by number."""
     row = db.execute(
         f"""SELECT {_ENTRY} FROM journal
         LEFT JOIN (SELECT entry, max(position) AS last FROM change GROUP BY entry) ON entry = seq
-        WHERE undone_by IS NULL AND verb != 'undo' AND (NOT purged OR verb = 'purge')
+        WHERE undone_by IS NULL AND verb NOT IN ('undo', 'sync')
+            AND (NOT purged OR verb = 'purge')
         ORDER BY last DESC LIMIT 1"""
     ).fetchone()
     if row is None:
@@ -272,7 +281,7 @@ def _require_nothing_later(db: sqlite3.Connection, asked: Entry, head: int) -> N
             AND other.tbl = mine.tbl AND other.position > mine.position
         JOIN journal ON seq = other.entry
         WHERE mine.entry = :head AND other.entry != :head AND mine.before IS NOT mine.after
-            AND undone_by IS NULL AND verb != 'undo'
+            AND undone_by IS NULL AND verb NOT IN ('undo', 'sync')
         GROUP BY seq, mine.position ORDER BY max(other.position) DESC""",
         {"head": head},
     ).fetchall()
@@ -301,6 +310,20 @@ def _was_in_effect(db: sqlite3.Connection, redo: int, position: int) -> bool:
     return False
 
 
+def _was_received(db: sqlite3.Connection, change: Change) -> bool:
+    """Whether a column has another value than an entry left because another device said so."""
+    table, key, column, _, after = change
+    if value_of(db, table, key, column) == after:
+        return False
+    row = db.execute(
+        """SELECT verb FROM change JOIN journal ON seq = entry
+        WHERE tbl = ? AND key = ? AND col = ? AND before IS NOT after
+        ORDER BY position DESC LIMIT 1""",
+        (table, key, column),
+    ).fetchone()
+    return row is not None and row[0] == "sync"
+
+
 def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change]) -> None:
     for table, key, column, _, after in mentioned:
         if value_of(db, table, key, column) == after:
@@ -310,6 +333,13 @@ def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change
                 f"entry {asked.seq} ({asked.summary}) cannot be undone: statistics that it removed "
                 "were dropped to stay within memory",
                 hint="teach the class again",
+                seq=asked.seq,
+            )
+        if (table, column) == ("shot", "folded") and _is_of_another(db, key):
+            raise Conflict(
+                f"entry {asked.seq} ({asked.summary}) cannot be undone: the device that taught "
+                f"shot {key} took it back, and its rows left this device",
+                hint="teach it here",
                 seq=asked.seq,
             )
         if (table, column) == ("shot", "folded"):
@@ -326,6 +356,11 @@ def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change
             (table, key, column),
         ).fetchone()
         raise _stands_on(asked, *(row or (asked.seq, "nothing in the journal")))
+
+
+def _is_of_another(db: sqlite3.Connection, shot: str) -> bool:
+    row = db.execute("SELECT device FROM shot WHERE id = ?", (shot,)).fetchone()
+    return row is not None and row[0] != ""
 
 
 def _require_no_cycle(db: sqlite3.Connection, asked: Entry, mentioned: list[Change]) -> None:

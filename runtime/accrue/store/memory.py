@@ -24,21 +24,23 @@ class Held:
     rows: int
     thumbnails: int
     statistics: int
+    packed: int = 0  # parts of a fleet, as they are sent
 
     @property
     def total(self) -> int:
-        return self.rows + self.thumbnails + self.statistics
+        return self.rows + self.thumbnails + self.statistics + self.packed
 
 
 def held(db: sqlite3.Connection, dim: int) -> Held:
     """From indexes alone: rows and thumbnails are not read."""
-    rows, refused, thumbs, statistics = db.execute(
+    rows, refused, thumbs, statistics, packed = db.execute(
         """SELECT (SELECT coalesce(sum(n_rows * (1 - folded)), 0) FROM shot),
         (SELECT coalesce(sum(n_rows), 0) FROM refusal),
         (SELECT coalesce(sum(length(thumb)), 0) FROM shot WHERE thumb IS NOT NULL),
-        (SELECT coalesce(sum(length(statistics)), 0) FROM folded)"""
+        (SELECT coalesce(sum(length(statistics)), 0) FROM folded),
+        (SELECT coalesce(sum(length(body)), 0) FROM part)"""
     ).fetchone()
-    return Held(2 * dim * (rows + refused), thumbs, statistics)
+    return Held(2 * dim * (rows + refused), thumbs, statistics, packed)
 
 
 def clear(
@@ -46,7 +48,8 @@ def clear(
 ) -> bool:
     """Brings the state under its budget, where it is over. What goes, in this order:
 
-    1. thumbnails, oldest shot first;
+    1. thumbnails, oldest shot first; then the packed parts of other devices, whose content is in
+       the tables as well;
     2. rows, thumbnails and statistics of what was removed or undone: it stays that way for good;
     3. rows into the statistics of their class, where that makes the state smaller: a class with
        statistics already, else one with so many rows that they outweigh the statistics, which
@@ -55,8 +58,8 @@ def clear(
     4. whole shots, of the class with the most rows each time: what was learned is then what the
        remaining shots teach.
 
-    In 3 and 4 those shots go that the others of the class reconstruct best; `FOLD_ROWS` rows of
-    each class stay in 3, `LEAST_ROWS` in 4.
+    In 3 and 4 own shots alone are let go of: those that the others of the class reconstruct best;
+    `FOLD_ROWS` rows of each class stay in 3, `LEAST_ROWS` in 4.
 
     Returns:
         False where all that may go is gone, and it is still over.
@@ -70,6 +73,8 @@ def clear(
 
     while over() > 0 and _drop_thumbs(db, over()):
         pass
+    if over() > 0:
+        db.execute("UPDATE part SET body = NULL WHERE own = 0")
     if over() > 0:
         _drop_inactive(db)
     for class_id, n_rows in _by_gain(db, dim):
@@ -131,11 +136,13 @@ def _largest(db: sqlite3.Connection) -> tuple[str, int, int] | None:
 
 def _kept(db: sqlite3.Connection) -> list[tuple[str, int]]:
     return db.execute(
-        """SELECT class_id, sum(n_rows) FROM shot WHERE active = 1 AND folded = 0
-        GROUP BY class_id"""
+        """SELECT class_id, sum(n_rows) FROM shot
+        WHERE active = 1 AND folded = 0 AND device = '' GROUP BY class_id"""
     ).fetchall()
 
 
 def _has_statistics(db: sqlite3.Connection, class_id: str) -> bool:
-    row = db.execute("SELECT 1 FROM folded WHERE class_id = ? AND active = 1", (class_id,))
+    row = db.execute(
+        "SELECT 1 FROM folded WHERE class_id = ? AND active = 1 AND device = ''", (class_id,)
+    )
     return row.fetchone() is not None

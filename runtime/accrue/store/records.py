@@ -26,6 +26,7 @@ class ClassRow:
         merged: names of the classes that count as this one.
         retain: "rows" or "statistics"; budget: rows kept at most.
         prompt: the text that it was taught by, or None. Of a root, its own.
+        devices: other devices of the fleet with evidence in it, sorted.
     """
 
     id: str
@@ -40,11 +41,15 @@ class ClassRow:
     retain: str
     budget: int
     prompt: str | None
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One labelled piece of evidence, without its rows. `at` is in unix seconds."""
+    """One labelled piece of evidence, without its rows. `at` is in unix seconds.
+
+    `device` says which device of the fleet taught it; it is empty for this one.
+    """
 
     id: str
     class_id: str
@@ -54,11 +59,12 @@ class Shot:
     at: float
     folded: bool
     has_thumb: bool
+    device: str = ""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One "not this": an image that is not of its class. `at` is in unix seconds."""
+    """One "not this": an image that is not of its class. `at` and `device` as of a shot."""
 
     id: str
     class_id: str
@@ -66,6 +72,7 @@ class Refusal:
     source: str
     actor: str
     at: float
+    device: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +117,7 @@ class Entry:
     Attributes:
         seq: its number, ascending. at: unix seconds.
         verb: teach, rename, remove, relabel, merge, split, retention, refuse, allow, forget, purge,
-            undo or redo.
+            sync, undo or redo.
         undoes: the entry that this undo (or redo, of an undo) reversed.
         undone_by: the entry that reversed this one; None while it is in effect.
         purged: what it changed was purged, so it cannot be undone any more.

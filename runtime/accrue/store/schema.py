@@ -98,7 +98,45 @@ _VERSION_2: Migration = (
     "CREATE INDEX folded_sizes ON folded (length(statistics))",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3: Migration = (
+    "ALTER TABLE shot ADD COLUMN device TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE folded ADD COLUMN device TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE refusal ADD COLUMN device TEXT NOT NULL DEFAULT ''",
+    "DROP INDEX shot_by_class",
+    "CREATE INDEX shot_by_class ON shot (class_id, active, folded, id, n_rows, device)",
+    "CREATE INDEX shot_own ON shot (id) WHERE device = ''",
+    "CREATE INDEX shot_of_others ON shot (device) WHERE device != ''",
+    "ALTER TABLE meta ADD COLUMN fleet TEXT",
+    "ALTER TABLE meta ADD COLUMN device TEXT CHECK ((device IS NULL) = (fleet IS NULL))",
+    "ALTER TABLE meta ADD COLUMN clock INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE meta ADD COLUMN said INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE meta ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+    """ALTER TABLE meta ADD COLUMN policy TEXT NOT NULL DEFAULT 'open'
+        CHECK (policy IN ('open', 'curated'))""",
+    """CREATE TABLE contribution (
+        device TEXT NOT NULL,
+        class_id TEXT NOT NULL,
+        source TEXT NOT NULL CHECK (source IN ('own', 'peer', 'manifest')),
+        revision INTEGER NOT NULL CHECK (revision > 0),
+        body BLOB NOT NULL,
+        signature BLOB,
+        acknowledged INTEGER NOT NULL DEFAULT 0,
+        considered INTEGER NOT NULL DEFAULT 0,
+        generation INTEGER NOT NULL,
+        PRIMARY KEY (device, class_id, source))""",
+    "CREATE INDEX contribution_by_class ON contribution (class_id, device, revision)",
+    """CREATE TABLE part (
+        sha256 TEXT PRIMARY KEY,
+        body BLOB,
+        own INTEGER NOT NULL CHECK (own IN (0, 1)),
+        CHECK (own = 0 OR body IS NOT NULL))""",
+    "CREATE INDEX part_sizes ON part (length(body))",
+    """CREATE TABLE tombstone (
+        class_id TEXT PRIMARY KEY,
+        covered TEXT NOT NULL)""",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def check_version(connection: sqlite3.Connection, path: Path, known: int = len(MIGRATIONS)) -> int:

@@ -31,9 +31,10 @@ from accrue.errors import (
 )
 from accrue.learn.reduce import dispensable
 from accrue.learn.statistics import Statistics, check_rows
-from accrue.store import journal, memory
+from accrue.store import fleet, journal, memory
 from accrue.store.database import FILE_NAME, Database
 from accrue.store.failures import corrupt
+from accrue.store.fleet import Joined, Voice
 from accrue.store.journal import Recorder
 from accrue.store.memory import Held
 from accrue.store.names import class_id, class_key, clean_name, clean_prompt, shown
@@ -62,7 +63,11 @@ class Store:
         path: the database file. readonly: whether changes are refused.
         space_id, dim: of the embeddings (int16 rows of `dim` values) that it holds.
         class_set: from which class ids follow. created: unix seconds.
+        voice: in a fleet, what says each change to the others; without one, the changes are said
+            by the next process that has one.
     """
+
+    voice: Voice | None = None
 
     def __init__(
         self,
@@ -187,6 +192,66 @@ class Store:
         with self._database.atomic():
             yield
 
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """One change of what is taught: a transaction that, in a fleet, says it as well."""
+        with self._database.atomic() as db:
+            yield db
+            if self.voice is not None:
+                self.voice.speak(db)
+
+    # ---- the fleet ------------------------------------------------------------------------------
+
+    @contextmanager
+    def database(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """The database itself, for what keeps the tables of `accrue.store.fleet`.
+
+        Reading, one consistent state; writing, one transaction, in which `on_rollback` serves
+        what is held in memory beside it.
+        """
+        with self._database.atomic() if write else self._database.reading() as db:
+            yield db
+
+    def on_rollback(self, action: Callable[[], None]) -> None:
+        """Calls `action` if the transaction under way, or one around it, is rolled back."""
+        self._database.on_rollback(action)
+
+    def make_room(self, db: sqlite3.Connection) -> None:
+        """Raises StoreFull, so that nothing is changed, where the byte budget allows no more."""
+        self._make_room(db, 0)
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        return max(0, int(self._clock() * 1000))
+
+    @property
+    def joined(self) -> Joined | None:
+        """The fleet that this state belongs to."""
+        with self._database.reading() as db:
+            return fleet.joined(db)
+
+    def join_fleet(self, name: str, device: str) -> None:
+        """Makes the state one of a fleet; a voice then says all that is in it.
+
+        Raises:
+            Conflict: it belongs to another fleet, or is another device of this one.
+        """
+        with self._database.atomic() as db:
+            present = fleet.joined(db)
+            if present == Joined(name, device):
+                return
+            if present is not None:
+                raise Conflict(
+                    f"{self.path} is device {present.device} of fleet {shown(present.fleet)}, "
+                    f"not {device} of {shown(name)}",
+                    hint="leave that one first: `accrue fleet leave`",
+                    found=present.fleet,
+                    expected=name,
+                )
+            fleet.join(db, name, device)
+            for (one,) in db.execute("SELECT id FROM class WHERE active = 1").fetchall():
+                self._fold(db, one, 0)
+
     # ---- teaching -------------------------------------------------------------------------------
 
     def begin_teach(self, name: str, *, actor: str = "") -> Teaching:
@@ -215,7 +280,7 @@ class Store:
         rows = check_rows(np.asarray(rows), self.dim)
         if len(rows) == 0:
             raise RowsError("a shot without rows; expected at least one", found=0, expected=1)
-        with self._database.atomic() as db:
+        with self._changing() as db:
             at = self._clock()
             before = vars(teaching).copy()
             self._database.on_rollback(lambda: vars(teaching).update(before))
@@ -252,13 +317,20 @@ class Store:
         page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
         if self._memory == 0 or pages * page_bytes <= self._memory:  # the file holds it all
             return
-        if not memory.clear(
+        if memory.held(db, self.dim).total <= self._memory:
+            return
+        fleet.compare_all(db)
+        if memory.clear(
             db,
             self.dim,
             self._memory,
             lambda target, keep: self._fold_to(db, target, keep, teaching),
             lambda target, keep: self._forget_to(db, target, keep, teaching),
         ):
+            return
+        if self.voice is not None:
+            self.voice.speak(db)  # which drops the packed bytes of what was let go of
+        if memory.held(db, self.dim).total > self._memory:
             raise StoreFull(
                 f"what was taught takes {memory.held(db, self.dim).total:,} bytes at the least; "
                 f"the budget is {self._memory:,}",
@@ -305,10 +377,10 @@ class Store:
                 "class", new, active=1, name=name, created_at=at,
                 counts_as=None, retain=None, budget=None, prompt=None, text=None,
             )  # fmt: skip
-        else:
+        elif fleet.joined(db) is None:
             raise corrupt(self.path, f"active class {new} does not bear its own name")
         _claim_name(recorder, name, new)
-        return new
+        return _follow(db, new)
 
     def teach_by_name(
         self, name: str, text: NDArray[np.int16], *, prompt: str | None = None, actor: str = ""
@@ -331,7 +403,7 @@ class Store:
         row = check_rows(np.asarray(text)[None], self.dim)
         if not row.any():
             raise RowsError("a text of length zero; expected a unit vector from quantise()")
-        with self._database.atomic() as db:
+        with self._changing() as db:
             at = self._clock()
             recorder = journal.open_entry(db, "teach", summary="", actor=_text(actor), at=at)
             found = self._root(db, name)
@@ -353,7 +425,7 @@ class Store:
             NotFound: no class `old`. Conflict: `new` is a name or alias of another class.
         """
         new = clean_name(new)
-        with self._database.atomic() as db:
+        with self._changing() as db:
             target = self._require_root(db, old)
             present = journal.value_of(db, "class", target, "name")
             if new == present:
@@ -382,7 +454,7 @@ class Store:
         Teaching the name again starts fresh, under the same class id. Nothing is deleted: it can
         be undone; `purge` deletes.
         """
-        with self._database.atomic() as db:
+        with self._changing() as db:
             root = self._require_root(db, name)
             group = _groups(db)[root]
             display = journal.value_of(db, "class", root, "name")
@@ -396,6 +468,9 @@ class Store:
                 for table in ("name", "folded", "refusal"):
                     for (key,) in _active(db, table, member):
                         recorder.set(table, key, active=0)
+                if fleet.joined(db):
+                    fleet.raise_tombstone(db, member)
+                    recorder.set("tombstone", member, covered=fleet.with_all_said(db, member))
             for shot in shots:
                 recorder.hold("shot", shot, "folded")
                 recorder.set("shot", shot, active=0)
@@ -408,7 +483,7 @@ class Store:
             NotFound: no such shot. Conflict: folded, or all of that class already.
         """
         name = clean_name(name)
-        with self._database.atomic() as db:
+        with self._changing() as db:
             found = self._root(db, name)
             roots = {m: root for root, group in _groups(db).items() for m in group}
             moving = [s for s in self._movable(db, shots) if roots[s.class_id] != found]
@@ -428,7 +503,7 @@ class Store:
             NotFound: no such class, or no such shot in it. Conflict: `new` exists, or folded.
         """
         new = clean_name(new)
-        with self._database.atomic() as db:
+        with self._changing() as db:
             root = self._require_root(db, name)
             display = journal.value_of(db, "class", root, "name")
             group = _groups(db)[root]
@@ -488,7 +563,7 @@ class Store:
         Raises:
             NotFound. Conflict: it does so already, or it would count as itself.
         """
-        with self._database.atomic() as db:
+        with self._changing() as db:
             source, target = self._require_root(db, name), self._require_root(db, into)
             names = [journal.value_of(db, "class", c, "name") for c in (source, target)]
             if source == target:
@@ -524,7 +599,7 @@ class Store:
         """
         if not images:
             raise UsageError("nothing to refuse; expected at least one image")
-        with self._database.atomic() as db:
+        with self._changing() as db:
             target = self._require_root(db, name)
             display = journal.value_of(db, "class", target, "name")
             recorder = self._entry(
@@ -556,7 +631,7 @@ class Store:
         """Takes "not this" images back, by their ids. Raises NotFound."""
         if not refusals:
             raise UsageError("no ids were given; expected at least one id of a refused image")
-        with self._database.atomic() as db:
+        with self._changing() as db:
             for one in refusals:
                 if journal.value_of(db, "refusal", _text(one), "active") != 1:
                     raise NotFound(
@@ -593,7 +668,7 @@ class Store:
             )
         if budget is not None:
             _check_budget(budget)
-        with self._database.atomic() as db:
+        with self._changing() as db:
             target = self._require_root(db, name)
             display = journal.value_of(db, "class", target, "name")
             recorder = self._entry(db, "retention", "", actor)
@@ -616,7 +691,7 @@ class Store:
         Raises:
             NotFound: no such entry. Conflict: see `accrue.store.journal`.
         """
-        with self._database.atomic() as db:
+        with self._changing() as db:
             return journal.undo(db, seq, actor=_text(actor), at=self._clock())
 
     def purge(self, name: str, *, actor: str = "") -> Purged:
@@ -630,8 +705,9 @@ class Store:
             ahead log) was deleted.
         """
         self._empty_wal()
-        with self._database.atomic() as db:
+        with self._changing() as db:
             doomed = self._doomed(db, name)
+            self._say_purged(db, doomed)
             marks = ", ".join("?" * len(doomed))
             shots, rows = db.execute(
                 f"SELECT count(*), coalesce(sum(n_rows), 0) FROM shot WHERE class_id IN ({marks})",
@@ -675,6 +751,21 @@ class Store:
         aside = sorted(self.path.parent.glob(f"{FILE_NAME}{ASIDE}*"))
         return Purged(len(doomed), shots, rows, tuple(str(path) for path in aside))
 
+    def _say_purged(self, db: sqlite3.Connection, doomed: list[str]) -> None:
+        """In a fleet: all that is known of these classes is gone, and packed bytes with it."""
+        if fleet.joined(db) is None:
+            return
+        if self.voice is None:
+            raise Conflict(
+                f"{self.path} belongs to a fleet, which this program cannot tell of a purge",
+                hint="purge it with `accrue class remove NAME --purge`",
+                path=str(self.path),
+            )
+        for one in doomed:
+            fleet.set_tombstone(db, one, fleet.with_all_said(db, one))
+        self.voice.purge(db, doomed)
+        fleet.compare_all(db)
+
     def _doomed(self, db: sqlite3.Connection, name: str) -> list[str]:
         if db.execute("SELECT 1 FROM class WHERE id = ?", (name,)).fetchone():
             found = [name]
@@ -711,14 +802,16 @@ class Store:
             "SELECT retain, budget FROM class WHERE id = ?", (target,)
         ).fetchone()
         budget = self._budget if budget is None else budget
-        where = "class_id = ? AND active = 1 AND folded = 0"
-        (kept,) = db.execute(
-            f"SELECT coalesce(sum(n_rows), 0) FROM shot WHERE {where}", (target,)
+        where = "class_id = ? AND active = 1 AND folded = 0 AND device = ''"
+        shots, kept = db.execute(
+            f"SELECT count(*), coalesce(sum(n_rows), 0) FROM shot WHERE {where}", (target,)
         ).fetchone()
         if (retain or self._retain) == "statistics":
             keep = 0
         elif kept > budget:
             keep = int(budget * _KEPT_SHARE)
+        elif shots > fleet.MOST_SHOTS and fleet.joined(db):
+            keep = int(kept * fleet.MOST_SHOTS * _KEPT_SHARE / shots)
         else:
             return 0
         return self._fold_to(db, target, keep, entry)
@@ -728,9 +821,12 @@ class Store:
         shots = self._dispensable(db, target, keep, entry)
         if not shots:
             return 0
+        fleet.compare_all(db)
         total = Statistics.of(np.concatenate([rows for _, rows in shots]))
         row = db.execute(
-            "SELECT id, statistics FROM folded WHERE class_id = ? AND active = 1", (target,)
+            """SELECT id, statistics FROM folded
+            WHERE class_id = ? AND active = 1 AND device = ''""",
+            (target,),
         ).fetchone()
         if row is None:
             newest = max(shot for shot, _ in shots)
@@ -751,7 +847,9 @@ class Store:
         """Forgets, for want of room, what the rest reconstructs best; how many shots."""
         shots = self._dispensable(db, target, keep, entry)
         (kept,) = db.execute(
-            "SELECT count(*) FROM shot WHERE class_id = ? AND active = 1 AND folded = 0", (target,)
+            """SELECT count(*) FROM shot
+            WHERE class_id = ? AND active = 1 AND folded = 0 AND device = ''""",
+            (target,),
         ).fetchone()
         if len(shots) == kept:
             shots = shots[:-1]  # a class keeps one
@@ -775,7 +873,7 @@ class Store:
     def _dispensable(
         self, db: sqlite3.Connection, target: str, keep: int, entry: int
     ) -> list[tuple[str, NDArray[np.int16]]]:
-        """Shots of a class to let go of, so that at most `keep` rows stay.
+        """Own shots of a class to let go of, so that at most `keep` rows stay.
 
         Those that `entry` mentions only where the others are not enough, so that the teaching
         under way can be undone; and its newest, which is acknowledged next, last of all.
@@ -784,7 +882,8 @@ class Store:
             (shot, _rows(blob, self.dim, self.path), bool(spared))
             for shot, blob, spared in db.execute(
                 """SELECT id, rows, id IN (SELECT key FROM change WHERE entry = ? AND tbl = 'shot')
-                FROM shot WHERE class_id = ? AND active = 1 AND folded = 0 ORDER BY 3, id""",
+                FROM shot WHERE class_id = ? AND active = 1 AND folded = 0 AND device = ''
+                ORDER BY 3, id""",
                 (entry, target),
             )
         ]
@@ -841,7 +940,7 @@ class Store:
                 Refusal(*row)
                 for member in group
                 for row in db.execute(
-                    """SELECT id, class_id, n_rows, source, actor, at FROM refusal
+                    """SELECT id, class_id, n_rows, source, actor, at, device FROM refusal
                     WHERE class_id = ? AND active = 1""",
                     (member,),
                 )
@@ -879,12 +978,11 @@ class Store:
                 WHERE active = 1 AND folded = 0 ORDER BY id"""
             ):
                 shots.setdefault(member, []).append((shot[0], shot[1], shot[2]))
-            folded = {
-                member: _unpacked(data, self.dim, self.path)
-                for member, data in db.execute(
-                    "SELECT class_id, statistics FROM folded WHERE active = 1"
-                )
-            }
+            folded: dict[str, list[Statistics]] = {}
+            for member, data in db.execute(
+                "SELECT class_id, statistics FROM folded WHERE active = 1 ORDER BY id"
+            ):
+                folded.setdefault(member, []).append(_unpacked(data, self.dim, self.path))
             refused: dict[str, bytes] = {}
             for member, rows in db.execute(
                 "SELECT class_id, rows FROM refusal WHERE active = 1 ORDER BY id"
@@ -893,7 +991,7 @@ class Store:
         found = []
         for root, group in groups.items():
             mine = sorted(shot for member in group for shot in shots.get(member, ()))
-            sums = [folded[member] for member in group if member in folded]
+            sums = [one for member in group for one in folded.get(member, ())]
             found.append(
                 ClassRows(
                     root,
@@ -940,6 +1038,7 @@ class Store:
                 for table, row, parent, _ in db.execute("PRAGMA foreign_key_check")
             ]
             found += journal.disagreements(db)
+            found += fleet.problems(db)
             found += [
                 f"shot {shot}: {size} bytes; expected {n_rows} rows of {self.dim}"
                 for shot, n_rows, size in db.execute(
@@ -980,7 +1079,7 @@ class Store:
             found += [
                 f"class {one}: its name leads to {_owner(db, name)}"
                 for one, name in db.execute("SELECT id, name FROM class WHERE active = 1")
-                if _owner(db, name) != one
+                if _owner(db, name) != one and fleet.joined(db) is None
             ]
             found += [
                 f"class {one}: counts as {target}, which is not active"
@@ -994,9 +1093,9 @@ class Store:
                 for one, counted, n in db.execute(
                     """SELECT * FROM (SELECT class.id,
                     (SELECT coalesce(sum(n_rows), 0) FROM shot
-                        WHERE class_id = class.id AND active AND folded) AS counted,
+                        WHERE class_id = class.id AND active AND folded AND device = '') AS counted,
                     (SELECT coalesce(sum(n), 0) FROM folded
-                        WHERE class_id = class.id AND active) AS held
+                        WHERE class_id = class.id AND active AND device = '') AS held
                     FROM class) WHERE counted != held"""
                 )
             ]
@@ -1013,7 +1112,10 @@ class Store:
         return journal.open_entry(db, verb, summary=summary, actor=_text(actor), at=self._clock())
 
     def _root(self, db: sqlite3.Connection, name: str) -> str | None:
-        owner = _owner(db, clean_name(name))
+        clean = clean_name(name)
+        owner = _owner(db, clean)
+        if owner is None and journal.value_of(db, "class", clean, "active") == 1:
+            owner = clean  # by its id: of two classes with one name, the name leads to one
         return None if owner is None else _follow(db, owner)
 
     def _require_root(self, db: sqlite3.Connection, name: str) -> str:
@@ -1033,10 +1135,17 @@ class Store:
         totals = {
             row[0]: row[1:]
             for row in db.execute(
-                """SELECT class_id, count(*), sum(n_rows * (1 - folded)), sum(n_rows * folded)
-                FROM shot WHERE active = 1 GROUP BY class_id"""
+                """SELECT class_id, count(*), sum(n_rows * (1 - folded)), sum(n_rows * folded),
+                group_concat(DISTINCT nullif(device, '')) FROM shot
+                WHERE active = 1 GROUP BY class_id"""
             )
         }
+        received: dict[str, dict[str, int]] = {}
+        for owner, device, n in db.execute(
+            """SELECT class_id, device, sum(n) FROM folded WHERE active = 1 AND device != ''
+            GROUP BY class_id, device"""
+        ):
+            received.setdefault(owner, {})[device] = n
         names: dict[str, list[str]] = {}
         for owner, text in db.execute("SELECT class_id, text FROM name WHERE active = 1"):
             names.setdefault(owner, []).append(text)
@@ -1048,20 +1157,23 @@ class Store:
         }
         for root, group in sorted(groups.items(), key=lambda item: (columns[item[0]][1], item[0])):
             name, created_at, counts_as, retain, budget, prompt = columns[root]
-            counts = [totals.get(member, (0, 0, 0)) for member in group]
+            counts = [totals.get(member, (0, 0, 0, None)) for member in group]
+            sums = [received.get(member, {}) for member in group]
+            devices = {d for c in counts if c[3] for d in c[3].split(",")}
             yield ClassRow(
                 id=root,
                 name=name,
                 aliases=tuple(sorted(t for m in group for t in names.get(m, ()) if t != name)),
                 shots=sum(c[0] for c in counts),
                 rows=sum(c[1] for c in counts),
-                folded_rows=sum(c[2] for c in counts),
+                folded_rows=sum(c[2] for c in counts) + sum(sum(n.values()) for n in sums),
                 created_at=created_at,
                 counts_as=counts_as,
                 merged=tuple(columns[m][0] for m in group if m != root),
                 retain=retain or self._retain,
                 budget=self._budget if budget is None else budget,
                 prompt=prompt,
+                devices=tuple(sorted(devices.union(*sums))),
             )
 
 
@@ -1143,11 +1255,11 @@ def _active(db: sqlite3.Connection, table: str, owner: str) -> list[tuple[str]]:
 
 def _shots(db: sqlite3.Connection, column: Literal["id", "class_id"], value: str) -> Iterable[Shot]:
     for row in db.execute(
-        f"""SELECT id, class_id, n_rows, source, actor, at, folded, thumb IS NOT NULL FROM shot
-        WHERE {column} = ? AND active = 1""",
+        f"""SELECT id, class_id, n_rows, source, actor, at, folded, thumb IS NOT NULL, device
+        FROM shot WHERE {column} = ? AND active = 1""",
         (value,),
     ):
-        values = [*row[:-2], bool(row[-2]), bool(row[-1])]
+        values = [*row[:-3], bool(row[-3]), bool(row[-2]), row[-1]]
         yield Shot(*values)
 
 
@@ -1175,8 +1287,8 @@ def _owner_of_refusal(db: sqlite3.Connection, one: str) -> str:
 def _next_shot_id(
     db: sqlite3.Connection, at: float, table: Literal["shot", "refusal"] = "shot"
 ) -> str:
-    """Sorts after every id of this table, even where the clock was set back."""
-    (last,) = db.execute(f"SELECT max(id) FROM {table}").fetchone()
+    """Sorts after every own id of this table, even where the clock was set back."""
+    (last,) = db.execute(f"SELECT max(id) FROM {table} WHERE device = ''").fetchone()
     now = max(0, int(at * 1000))
     if last is not None:
         digits = [_ID_ALPHABET.index(c) for c in last[:_ID_TIME_DIGITS]]

@@ -1,0 +1,133 @@
+"""Full devices on disk that exchange by hand, for the tests of `accrue.sync.shelf`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accrue.learn.statistics import Rows
+from accrue.store import Store
+from accrue.sync.contribution import Contribution
+from accrue.sync.ledger import Applied, Heard
+from accrue.sync.shelf import StoreLedger
+
+SPACE, DIM, FLEET = "5" * 64, 4, "plant"
+START_S = 1_790_000_000.0
+_seeds = iter(range(10**9))
+
+
+def some_rows(n: int = 2, dim: int = DIM) -> Rows:
+    """Other rows at each call."""
+    values = np.random.default_rng(next(_seeds)).integers(-32767, 32768, (n, dim))
+    return values.astype(np.int16)
+
+
+def no_key(revision: int, data: bytes) -> bytes:
+    """In place of a signature, where nothing checks it."""
+    return bytes(64)
+
+
+class Wall:
+    """A wall clock that tests advance."""
+
+    def __init__(self) -> None:
+        self.now_s = START_S
+
+    def __call__(self) -> float:
+        self.now_s += 0.01
+        return self.now_s
+
+
+class Device:
+    """A store, its ledger, and what a test does with them."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        device: str,
+        wall: Wall | None = None,
+        *,
+        skew_s: float = 0.0,
+        join: bool = True,
+        **options: Any,
+    ) -> None:
+        self.folder, self.id = Path(folder), device
+        self.wall, self.skew_s = wall or Wall(), skew_s
+        self.options = {"space_id": SPACE, "dim": DIM} | options
+        self.open()
+        if join:
+            self.join()
+
+    def open(self) -> None:
+        self.store = Store.open(
+            self.folder, clock=lambda: self.wall() + self.skew_s, **self.options
+        )
+        if self.store.joined is not None:
+            self.ledger = StoreLedger(self.store, no_key)
+
+    def join(self) -> None:
+        self.store.join_fleet(FLEET, self.id)
+        self.ledger = StoreLedger(self.store, no_key)
+        self.ledger.catch_up()
+
+    def reopen(self) -> None:
+        self.store.close()
+        self.open()
+
+    def teach(self, name: str, shots: int = 1, rows: Sequence[Rows] = ()) -> list[str]:
+        teaching = self.store.begin_teach(name)
+        given = rows or [some_rows(dim=self.store.dim) for _ in range(shots)]
+        return [self.store.add_shot(teaching, one, source="a.jpg", thumb=b"jpg") for one in given]
+
+    def names(self) -> dict[str, int]:
+        """Display name of each root class, and its shots."""
+        return {row.name: row.shots for row in self.store.classes()}
+
+    def said(self) -> list[Heard]:
+        """All that it says, whole."""
+        found = []
+        for class_id in self.ledger.owned():
+            own = self.ledger.own(class_id)
+            found.append(Heard(own.contribution, own.envelope, own.parts))
+        return found
+
+    def hear(self, messages: Iterable[Heard]) -> Applied:
+        """As an exchange hands it over: newer ones only, and only parts that are not here."""
+        revisions = self.ledger.revisions()
+        given = []
+        for each in messages:
+            one = each.contribution
+            if one.device == self.id or one.revision <= revisions.get(one.key, 0):
+                continue
+            parts = {h: d for h, d in each.parts.items() if not self.ledger.has_part(h)}
+            given.append(Heard(one, each.envelope, parts))
+        return self.ledger.hear(given)
+
+    def problems(self) -> list[str]:
+        return self.ledger.check()
+
+    def own(self, class_id: str) -> Contribution:
+        return self.ledger.own(class_id).contribution
+
+
+def exchange(*devices: Device) -> None:
+    """Everybody hears everybody; then all say, know and have learned the same."""
+    said = [each for device in devices for each in device.said()]
+    for device in devices:
+        device.hear(said)
+    require_same(*devices)
+
+
+def require_same(*devices: Device) -> None:
+    for device in devices:
+        assert device.problems() == [], (device.id, device.problems())
+        assert device.ledger.missing() == set()
+    assert len({device.ledger.view().digest() for device in devices}) == 1
+    assert len({device.ledger.state().digest() for device in devices}) == 1
+    first = devices[0].ledger
+    contents = {h: d for device in devices for each in device.said() for h, d in each.parts.items()}
+    if first.view().scope is not None:
+        assert first.view().state(contents).digest() == first.state().digest()
