@@ -3,8 +3,8 @@
     python tools/bench/refresh.py [--classes 10 100 1000] [--shots 5] [--lessons 5]
 
 A state of so many classes is made of random clusters (ten rows a shot). Then a lesson at a time is
-taught by one box, and measured is the time from its receipt until the head that answers, kept up to
-date by `accrue.service.watch.Knowledge` in its thread, has the shot: another shot of a class, and a
+taught by one box, and measured is the time from its receipt until the head that answers, kept up
+to date by `accrue.service.knowledge.Knowledge`, has the shot: another shot of a class, and a
 new class.
 """
 
@@ -22,8 +22,8 @@ find_accrue()
 from accrue.bundle import Bundle, default_bundle_path  # noqa: E402
 from accrue.learn import quantise  # noqa: E402
 from accrue.service.box import Box  # noqa: E402
+from accrue.service.knowledge import Knowledge  # noqa: E402
 from accrue.service.settings import Settings  # noqa: E402
-from accrue.service.watch import Knowledge  # noqa: E402
 
 VIEWS, LONGEST_S = 10, 300.0
 
