@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import copy
 import math
 import os
 from collections import Counter
@@ -38,6 +38,7 @@ from accrue.learn.quality import quality
 from accrue.learn.refuse import Refusals
 from accrue.learn.statistics import Floats, Rows
 from accrue.learn.suspects import suspects
+from accrue.service.burst import Burst
 from accrue.service.coach import Report, Screen, Skipped, report
 from accrue.service.guarded import measured
 from accrue.service.settings import Settings
@@ -45,6 +46,7 @@ from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
     BackupInfo,
     ClassRow,
+    ClassRows,
     Entry,
     Purged,
     Refusal,
@@ -66,11 +68,11 @@ from accrue.vision.encode import BundleEncoder
 from accrue.vision.engines import EngineFolder, Serving, serve
 from accrue.vision.engines.selection import ONNX_CPU
 from accrue.vision.text import TextEncoder
+from accrue.vision.thumbnail import thumbnail as thumbnail
 from accrue.vision.views import short_side
 
 Image = NDArray[np.uint8]
 BATCH = 8
-_THUMBNAIL_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,8 @@ class Learned:
         state: the sums. shots: (class id, int16 rows) of each kept shot. names: by class id.
         shot_ids: of each kept shot. refused: int16 rows that are not of a class, by its id.
         texts: by class id, float64 (dim,) of unit length, of each class that was taught by name.
+        evidence: what it was made of. earlier: a choice of before, to be solved for this state
+            instead of choosing again; its left-out scores are kept.
     """
 
     state: State
@@ -194,10 +198,14 @@ class Learned:
     shot_ids: tuple[str, ...] = ()
     refused: Mapping[str, Rows] = field(default_factory=dict)
     texts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    evidence: tuple[ClassRows, ...] = ()
+    earlier: Choice | None = None
 
     @cached_property
     def choice(self) -> Choice:
         settings = self.settings
+        if self.earlier is not None:
+            return replace(self.earlier, served=self.earlier.head.solve(self.state))
         return choose(
             self.state,
             self.shots,
@@ -252,6 +260,10 @@ class Learned:
     @property
     def classes_of_shots(self) -> list[str]:
         return [class_id for class_id, _ in self.shots]
+
+    def answered_by(self, choice: Choice) -> Learned:
+        """The same evidence under the head that was chosen for other evidence; see `earlier`."""
+        return replace(self, earlier=choice)
 
 
 class Box:
@@ -352,23 +364,23 @@ class Box:
             return Learned(State(manifest.space_id, manifest.dim), [], {}, self.settings)
         revision = store.revision
         if self._learned is None or self._learned[0] != revision:
-            self._learned = (revision, self._read(store))
+            before = None if self._learned is None else self._learned[1]
+            self._learned = (revision, self._read(store, before))
         return self._learned[1]
 
     def read_now(self) -> Learned:
         """What the store holds within the transaction under way."""
         return self._read(self.store())
 
-    def _read(self, store: Store) -> Learned:
-        state = State(store.space_id, store.dim)
+    def _read(self, store: Store, before: Learned | None = None) -> Learned:
+        """What the store holds. Sums of classes that are as they were are taken from `before`."""
+        evidence = tuple(store.rows_by_class())
+        state = summed(evidence, before, State(store.space_id, store.dim))
         shots: list[tuple[str, Rows]] = []
         shot_ids: list[str] = []
         names, refused, texts = {}, {}, {}
-        for found in store.rows_by_class():
+        for found in evidence:
             names[found.id] = found.name
-            state.add(found.id, found.rows)
-            if found.folded is not None:
-                state.add_statistics(found.id, found.folded)
             shots += [(found.id, rows) for _, rows in found.by_shot()]
             shot_ids += found.shot_ids
             if len(found.refused) and found.id in state:
@@ -376,7 +388,9 @@ class Box:
             if found.text is not None:
                 row = found.text.astype(np.float64)
                 texts[found.id] = row / np.linalg.norm(row)
-        return Learned(state, shots, names, self.settings, tuple(shot_ids), refused, texts)
+        return Learned(
+            state, shots, names, self.settings, tuple(shot_ids), refused, texts, evidence
+        )
 
     # ---- teaching and asking --------------------------------------------------------------------
 
@@ -416,6 +430,41 @@ class Box:
             shot = store.add_shot(teaching, rows, source=source, thumb=self._thumbnail(image))
             screen.keep(shot, rows)
             yield Receipt(shot, source, teaching.class_name, len(rows))
+
+    def burst(self) -> Burst:
+        """An empty burst, to be fed frames and taught by `teach_burst`."""
+        self.require_same_space()
+        return Burst(self.encoder, self.bundle, self.settings)
+
+    def teach_burst(
+        self,
+        name: str,
+        burst: Burst,
+        *,
+        keep: Sequence[int] | None = None,
+        source: str = "burst",
+        actor: str | None = None,
+    ) -> Receipt:
+        """Teaches a burst as one shot, labelled as a whole; the receipt says that it is on disk.
+
+        Args:
+            keep: numbers of the frames that it is made of; None for those that the burst keeps.
+            source: where the frames are from.
+
+        Raises:
+            NotFound: a number that is no frame to choose. Refused: no frame is left.
+        """
+        name = clean_name(name)
+        self.require_same_space()
+        rows = burst.rows(keep)
+        if skipped := self._screen(name).skips(None, rows):
+            return Receipt("", source, name, 0, skipped=skipped)
+        store = self.store(create=True)
+        teaching = store.begin_teach(name, actor=actor or self.settings.actor)
+        pixels = self.settings.thumbnails
+        thumb = burst.picture(keep, pixels) if pixels else None
+        shot = store.add_shot(teaching, rows, source=source, thumb=thumb)
+        return Receipt(shot, source, teaching.class_name, len(rows))
 
     def _screen(self, name: str) -> Screen:
         """What the class holds already, to hold new photos against."""
@@ -590,7 +639,7 @@ class Box:
         before = self.learned()
         with store.atomic():  # what is refused is rolled back
             entry = change()
-            after = self._read(store)
+            after = self._read(store, before)
             verdict = compare(measured(before), measured(after), self.settings.guard)
             if not verdict.passed:
                 raise Refused(
@@ -804,15 +853,27 @@ class Box:
         return store
 
 
-def thumbnail(image: Image, longest_px: int) -> bytes:
-    """A small JPEG of uint8 (h, w, 3) RGB."""
-    import PIL.Image
-
-    small = PIL.Image.fromarray(image)
-    small.thumbnail((longest_px,) * 2)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
-    return buffer.getvalue()
+def summed(evidence: Sequence[ClassRows], before: Learned | None, empty: State) -> State:
+    """The sums of all evidence: those of before, and what came or went since. Exact either way."""
+    if before is None or (before.state.space, before.state.dim) != (empty.space, empty.dim):
+        state, held = empty, {}
+    else:
+        state = copy.deepcopy(before.state)  # others may be reading that one
+        held = {one.id: one for one in before.evidence}
+    for one in evidence:
+        old = held.pop(one.id, None)
+        if old is not None and old.shot_ids == one.shot_ids and old.folded is one.folded is None:
+            continue
+        if old is not None and one.id in state:
+            state.remove(one.id)
+        state.add(one.id, one.rows)
+        if one.folded is not None:
+            state.add_statistics(one.id, one.folded)
+    for gone in held:
+        if gone in state:
+            state.remove(gone)
+    _ = state.total  # worked out here, because threads that read it must not
+    return state
 
 
 def _most_common(moments: Sequence[Moment]) -> str:
