@@ -72,6 +72,7 @@ from accrue.vision.thumbnail import thumbnail as thumbnail
 from accrue.vision.views import short_side
 
 Image = NDArray[np.uint8]
+Given = Path | bytes | Image  # an image file, its content, or uint8 (h, w, 3) RGB
 BATCH = 8
 
 
@@ -281,6 +282,12 @@ class Box:
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
 
+    def beside(self) -> Box:
+        """Another box of the same state for another thread; the two share one encoder."""
+        other = Box(self.settings, remark=self._remark)
+        other.__dict__.update(bundle=self.bundle, serving=self.serving)
+        return other
+
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
@@ -397,7 +404,7 @@ class Box:
     def teach(
         self,
         name: str,
-        images: Iterable[tuple[str, Path | Image]],
+        images: Iterable[tuple[str, Given]],
         *,
         actor: str | None = None,
     ) -> Iterator[Receipt]:
@@ -408,7 +415,7 @@ class Box:
         taught.
 
         Args:
-            images: (source, path or uint8 (h, w, 3) RGB) of each.
+            images: (source, path, content of a file, or uint8 (h, w, 3) RGB) of each.
         """
         name = clean_name(name)
         self.require_same_space()
@@ -503,7 +510,7 @@ class Box:
             name, quantise(vector)[0], prompt=prompt, actor=self.settings.actor
         )
 
-    def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
+    def predict(self, images: Iterable[tuple[str, Given]]) -> Iterator[Prediction]:
         """Says what each image shows."""
         self.require_same_space()
         learned = self.learned()
@@ -513,9 +520,7 @@ class Box:
                 continue
             yield named(source, learned.decide(row[None])[0], learned.names)
 
-    def why(
-        self, images: Iterable[tuple[str, Path | Image]], *, most: int = 3
-    ) -> Iterator[Explanation]:
+    def why(self, images: Iterable[tuple[str, Given]], *, most: int = 3) -> Iterator[Explanation]:
         """What each image shows, and the kept shots that speak for it and for the runner-up."""
         self.require_same_space()
         learned = self.learned()
@@ -547,14 +552,14 @@ class Box:
             )
 
     def embed(
-        self, images: Iterable[tuple[str, Path | Image]], views: int = 1
+        self, images: Iterable[tuple[str, Given]], views: int = 1
     ) -> Iterator[tuple[str, Any]]:
         """(source, float32 (views, dim) unit-length embeddings or AccrueError) of each image."""
         for source, _, row in self._embedded(images, views):
             yield source, row
 
     def _asked(
-        self, images: Iterable[tuple[str, Path | Image]]
+        self, images: Iterable[tuple[str, Given]]
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         """As `_embedded`, with the mean of the views that a query is made of: float32 (dim,)."""
         for source, image, rows in self._embedded(images, self.settings.predict_views):
@@ -564,13 +569,13 @@ class Box:
                 yield source, image, rows.mean(axis=0)
 
     def _embedded(
-        self, images: Iterable[tuple[str, Path | Image]], views: int
+        self, images: Iterable[tuple[str, Given]], views: int
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         for batch in _batches(images):
             ready: list[tuple[str, Image | None, AccrueError | None]] = []
             for source, image in batch:
                 try:
-                    ready.append((source, self._decoded(image, views), None))
+                    ready.append((source, self._decoded(source, image, views), None))
                 except AccrueError as error:
                     ready.append((source, None, error))
             usable = [image for _, image, _ in ready if image is not None]
@@ -578,13 +583,11 @@ class Box:
             for source, pixels, failed in ready:
                 yield source, pixels, failed if failed is not None else next(rows)
 
-    def _decoded(self, image: Path | Image, views: int) -> Image:
-        if isinstance(image, Path):
-            preprocess = self.bundle.manifest.preprocess
-            return decode(
-                image, short_side=short_side(preprocess, views, mirror=self.settings.mirror)
-            )
-        return image
+    def _decoded(self, source: str, image: Given, views: int) -> Image:
+        if isinstance(image, np.ndarray):
+            return image
+        side = short_side(self.bundle.manifest.preprocess, views, mirror=self.settings.mirror)
+        return decode(image, short_side=side, name="" if isinstance(image, Path) else source)
 
     def _thumbnail(self, image: Image | None) -> bytes | None:
         if image is None or self.settings.thumbnails == 0:
@@ -673,7 +676,7 @@ class Box:
         )
         return SplitSuggestion(row.name, first, second, groups.separation, groups.advisable)
 
-    def not_this(self, name: str, images: Iterable[tuple[str, Path | Image]]) -> Entry:
+    def not_this(self, name: str, images: Iterable[tuple[str, Given]]) -> Entry:
         """Notes images as not of a class; raises the error of an image that cannot be used."""
         self.require_same_space()
         self._taught().resolve(name)
@@ -880,7 +883,7 @@ def _most_common(moments: Sequence[Moment]) -> str:
     return Counter(moment.class_id for moment in moments).most_common(1)[0][0]
 
 
-def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:
+def _batches(images: Iterable[tuple[str, Given]]) -> Iterator[list[tuple[str, Any]]]:
     """Files by the batch; a frame at once, because the next one may be long in coming."""
     batch: list[tuple[str, Any]] = []
     for item in images:
