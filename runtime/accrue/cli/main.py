@@ -17,6 +17,7 @@ from accrue.cli import (
     fleet,
     journal,
     serve,
+    sets,
     unknown,
     watch,
 )
@@ -43,6 +44,7 @@ app.add_typer(unknown.app, name="unknown")
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(engine.app, name="engine")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(sets.app, name="set")
 app.add_typer(device.config_app, name="config")
 app.command()(ask.predict)
 app.command()(ask.why)
