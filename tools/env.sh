@@ -59,18 +59,20 @@ environment() {
     fi
 }
 
-# from_system PROGRAM PACKAGE WHAT    leaves whether PROGRAM is there, from the system's packages
+# from_system PACKAGE WHAT    sees to it that the program of that name is there, for WHAT
 #
-# It is installed where that needs no password; else it is said once what goes without it.
+# It is installed from the system's packages where that needs no password.
 from_system() {
-    local program=$1 package=$2 what=$3 apt=(apt-get -qq -y install --no-install-recommends)
-    command -v "$program" >/dev/null && return
-    if command -v apt-get >/dev/null; then
-        [ "$(id -u)" = 0 ] || apt=(sudo -n "${apt[@]}")
+    local package=$1 what=$2 root=()
+    if [ -x "$(command -v "$package" || echo "/usr/sbin/$package")" ]; then return; fi
+    if [ "$(id -u)" != 0 ]; then root=(sudo -n); fi
+    if command -v apt-get >/dev/null && "${root[@]}" true 2>/dev/null; then
         say "Installing $package from the system's packages ..."
-        DEBIAN_FRONTEND=noninteractive "${apt[@]}" "$package" >/dev/null 2>&1 || true
+        local install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive
+            apt-get -qq install -y --no-install-recommends "$package")
+        if "${install[@]}" >/dev/null 2>&1; then return; fi
+        if "${root[@]}" apt-get -qq update >/dev/null && "${install[@]}" >/dev/null; then return; fi
     fi
-    command -v "$program" >/dev/null && return
-    say "No $program here, so $what is left out; on Debian: apt-get install $package"
+    say "Not here, and cannot be installed from here: $package, for $what; type: sudo apt-get install $package"
     return 1
 }

@@ -91,7 +91,7 @@ def test_each_frame_that_is_left_out_has_its_reason_and_its_picture(box: Box, ph
     ]
     assert burst.kept == 2
     assert burst.dropped == {"near-duplicate": 1, "blurred": 1, "too dark": 1}
-    assert told(burst) == "kept 2 of 5: 1 near-duplicate, 1 blurred, 1 too dark"
+    assert told(5, burst.dropped) == "kept 2 of 5: 1 near-duplicate, 1 blurred, 1 too dark"
     for note in burst.notes:
         assert max(Image.open(BytesIO(burst.thumb(note.n))).size) == 160
     with pytest.raises(NotFound, match="no picture"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 import zlib
 
@@ -18,7 +19,6 @@ from accrue.errors import Rejected, RowsError
 from accrue.learn.statistics import Rows, Statistics
 from accrue.sync.contribution import Member, Part
 from accrue.sync.parts import (
-    FEW_PARTS,
     MANY_PARTS,
     Item,
     arrange,
@@ -236,11 +236,11 @@ def test_many_small_parts_become_few_and_a_row_is_sent_a_few_times_at_most() -> 
     for i in range(count):
         shelf.add(f"shot/{i:03}", rows(i, 1))
         shelf.settle()
-        assert FEW_PARTS <= len(shelf.parts) <= MANY_PARTS or i < MANY_PARTS
+        assert len(shelf.parts) <= 3 * math.log(i + 1, 4) + 1
     shelf.require_whole()
     once = len(pack_rows(np.concatenate([rows(i) for i in range(count)])))
     alone = sum(len(pack_rows(rows(i))) for i in range(count))
-    assert shelf.sent < alone + 12 * once
+    assert shelf.sent < alone + 5 * once
 
 
 def test_two_shots_with_the_same_rows_share_their_bytes() -> None:

@@ -16,6 +16,8 @@ from accrue.cli import (
     evaluate,
     fleet,
     journal,
+    serve,
+    sets,
     unknown,
     watch,
 )
@@ -42,10 +44,14 @@ app.add_typer(unknown.app, name="unknown")
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(engine.app, name="engine")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(sets.app, name="set")
 app.add_typer(device.config_app, name="config")
 app.command()(ask.predict)
 app.command()(ask.why)
 app.command()(watch.watch)
+app.command("run")(serve.run)
+app.command()(serve.pair)
+app.add_typer(serve.access_app, name="access")
 app.command()(evaluate.evaluate)
 app.command()(journal.history)
 app.command()(journal.undo)

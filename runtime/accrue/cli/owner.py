@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import typer
 
 from accrue import __version__
 from accrue.cli.classes import Json
-from accrue.cli.output import count, emit, note, progress, say, table, when
+from accrue.cli.output import count, emit, note, progress, say, show_difference, table, when
 from accrue.cli.run import run
 from accrue.errors import Conflict, NotFound, Rejected, UsageError
 
@@ -125,6 +124,7 @@ def _visit(
     with _workspace(context) as workspace:
         if context.find_root().obj["offline"]:
             yield workspace, None
+            _match_accounts(workspace)
             note(f"{PROGRAM}: offline; the next command without --offline tells the broker")
             return
         with progress() as update, OwnerLine(workspace, progress=update) as line:
@@ -135,6 +135,7 @@ def _visit(
             if found.missing:
                 note(f"{PROGRAM}: {count(found.missing, 'part')} not on the broker yet")
             yield workspace, line
+            _match_accounts(workspace)
             line.publish()
 
 
@@ -144,6 +145,15 @@ def _broker_files(workspace: Workspace) -> BrokerFolder | None:
 
     files = BrokerFolder(workspace.folder / BROKER_FOLDER)
     return files if files.accounts_file.exists() else None
+
+
+def _match_accounts(workspace: Workspace) -> None:
+    """Closes the accounts of devices that are out, and opens those of devices that are back."""
+    from accrue.sync.reload import match_accounts, reload_broker
+
+    files = _broker_files(workspace)
+    if files is not None and match_accounts(workspace, files) and not reload_broker(files):
+        _reload_hint(files)
 
 
 def _stepped(step: Step, as_json: bool, **more: Any) -> None:
@@ -763,17 +773,19 @@ def _installed(one: dict[str, Any]) -> str:
 def policy(
     context: typer.Context,
     class_set: Annotated[str, typer.Argument(metavar="SET", help="Class set.")],
-    wanted: Annotated[str, typer.Argument(metavar="POLICY", help="open or curated.")],
+    open_or_curated: Annotated[str, typer.Argument(metavar="POLICY", help="open or curated.")],
     space: Space = None,
     as_json: Json = False,
 ) -> None:
     """Say whether what is taught is live at once (open), or after you have published it."""
     from accrue.sync.curation import curate
 
-    if wanted not in ("open", "curated"):
-        raise UsageError(f"policy {wanted!r}; expected open or curated", found=wanted)
+    if open_or_curated not in ("open", "curated"):
+        raise UsageError(
+            f"policy {open_or_curated!r}; expected open or curated", found=open_or_curated
+        )
     with _visit(context, contributions=True) as (workspace, _):
-        if wanted == "open":
+        if open_or_curated == "open":
             steps = [workspace.set_policy(class_set, "open")]
         else:
             scopes = [
@@ -1029,25 +1041,6 @@ def diff(
                 f"accuracy on kept shots, as {count(accuracy['devices'], 'device')} reported: "
                 f"{accuracy['before']:.1%} -> {accuracy['after']:.1%}"
             )
-
-
-def show_difference(change: Difference) -> None:
-    """For people: a line for each class, then what may be confused."""
-    rows: list[tuple[Any, ...]] = []
-    for sign, changes in (("+", change.added), ("~", change.changed), ("-", change.removed)):
-        for one in changes:
-            was = f" (was {one.was})" if one.was else ""
-            rows.append((sign, one.name + was, one.shots_before, one.shots_after))
-    if rows:
-        table(["", "class", "shots before", "after"], rows)
-    else:
-        note("no difference")
-    for pair in change.collisions:
-        if pair.same_name:
-            note(f"two classes are called {pair.first}: merge them, or rename one")
-        else:
-            cosine = "" if math.isnan(pair.cosine) else f" (cosine {pair.cosine:.2f})"
-            note(f"{pair.first} and {pair.second} look alike{cosine}")
 
 
 def _accuracy(workspace: Workspace, scope: Scope, number: int | None) -> dict[str, Any]:

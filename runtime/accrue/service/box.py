@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections import Counter
@@ -45,6 +46,7 @@ from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
     BackupInfo,
     ClassRow,
+    ClassRows,
     Entry,
     Purged,
     Refusal,
@@ -186,6 +188,8 @@ class Learned:
         state: the sums. shots: (class id, int16 rows) of each kept shot. names: by class id.
         shot_ids: of each kept shot. refused: int16 rows that are not of a class, by its id.
         texts: by class id, float64 (dim,) of unit length, of each class that was taught by name.
+        evidence: what it was made of. earlier: a choice of before, to be solved for this state
+            instead of choosing again; its left-out scores are kept.
     """
 
     state: State
@@ -195,10 +199,14 @@ class Learned:
     shot_ids: tuple[str, ...] = ()
     refused: Mapping[str, Rows] = field(default_factory=dict)
     texts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    evidence: tuple[ClassRows, ...] = ()
+    earlier: Choice | None = None
 
     @cached_property
     def choice(self) -> Choice:
         settings = self.settings
+        if self.earlier is not None:
+            return replace(self.earlier, served=self.earlier.head.solve(self.state))
         return choose(
             self.state,
             self.shots,
@@ -253,6 +261,10 @@ class Learned:
     @property
     def classes_of_shots(self) -> list[str]:
         return [class_id for class_id, _ in self.shots]
+
+    def answered_by(self, choice: Choice) -> Learned:
+        """The same evidence under the head that was chosen for other evidence; see `earlier`."""
+        return replace(self, earlier=choice)
 
 
 class Box:
@@ -324,6 +336,10 @@ class Box:
                 space_id=manifest.space_id if manifest else None,
                 dim=manifest.dim if manifest else None,
             )
+            if self._store.joined is not None:
+                from accrue.sync.shelf import StoreLedger  # needs the extra `sync`, as joining did
+
+                StoreLedger(self._store)  # from now on each change is said to the fleet
         return self._store
 
     def reading(self) -> Store | None:
@@ -355,23 +371,23 @@ class Box:
             return Learned(State(manifest.space_id, manifest.dim), [], {}, self.settings)
         revision = store.revision
         if self._learned is None or self._learned[0] != revision:
-            self._learned = (revision, self._read(store))
+            before = None if self._learned is None else self._learned[1]
+            self._learned = (revision, self._read(store, before))
         return self._learned[1]
 
     def read_now(self) -> Learned:
         """What the store holds within the transaction under way."""
         return self._read(self.store())
 
-    def _read(self, store: Store) -> Learned:
-        state = State(store.space_id, store.dim)
+    def _read(self, store: Store, before: Learned | None = None) -> Learned:
+        """What the store holds. Sums of classes that are as they were are taken from `before`."""
+        evidence = tuple(store.rows_by_class())
+        state = summed(evidence, before, State(store.space_id, store.dim))
         shots: list[tuple[str, Rows]] = []
         shot_ids: list[str] = []
         names, refused, texts = {}, {}, {}
-        for found in store.rows_by_class():
+        for found in evidence:
             names[found.id] = found.name
-            state.add(found.id, found.rows)
-            if found.folded is not None:
-                state.add_statistics(found.id, found.folded)
             shots += [(found.id, rows) for _, rows in found.by_shot()]
             shot_ids += found.shot_ids
             if len(found.refused) and found.id in state:
@@ -379,7 +395,9 @@ class Box:
             if found.text is not None:
                 row = found.text.astype(np.float64)
                 texts[found.id] = row / np.linalg.norm(row)
-        return Learned(state, shots, names, self.settings, tuple(shot_ids), refused, texts)
+        return Learned(
+            state, shots, names, self.settings, tuple(shot_ids), refused, texts, evidence
+        )
 
     # ---- teaching and asking --------------------------------------------------------------------
 
@@ -624,7 +642,7 @@ class Box:
         before = self.learned()
         with store.atomic():  # what is refused is rolled back
             entry = change()
-            after = self._read(store)
+            after = self._read(store, before)
             verdict = compare(measured(before), measured(after), self.settings.guard)
             if not verdict.passed:
                 raise Refused(
@@ -836,6 +854,29 @@ class Box:
                 path=str(self.settings.state),
             )
         return store
+
+
+def summed(evidence: Sequence[ClassRows], before: Learned | None, empty: State) -> State:
+    """The sums of all evidence: those of before, and what came or went since. Exact either way."""
+    if before is None or (before.state.space, before.state.dim) != (empty.space, empty.dim):
+        state, held = empty, {}
+    else:
+        state = copy.deepcopy(before.state)  # others may be reading that one
+        held = {one.id: one for one in before.evidence}
+    for one in evidence:
+        old = held.pop(one.id, None)
+        if old is not None and old.shot_ids == one.shot_ids and old.folded is one.folded is None:
+            continue
+        if old is not None and one.id in state:
+            state.remove(one.id)
+        state.add(one.id, one.rows)
+        if one.folded is not None:
+            state.add_statistics(one.id, one.folded)
+    for gone in held:
+        if gone in state:
+            state.remove(gone)
+    _ = state.total  # worked out here, because threads that read it must not
+    return state
 
 
 def _most_common(moments: Sequence[Moment]) -> str:

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -148,13 +148,20 @@ class Burst:
                 del self._thumbs[n]
         return note
 
-    def clip(self, source: str | Path, *, seconds: float = math.inf) -> int:
+    def clip(
+        self,
+        source: str | Path,
+        *,
+        seconds: float = math.inf,
+        heard: Callable[[Note], object] = lambda _: None,
+    ) -> int:
         """Takes the frames of a video, a photo or a camera; how many.
 
         Of a video file at most `CLIP_FPS` frames a second are looked at.
 
         Args:
             seconds: after which no more is read, of the video or of the clock.
+            heard: is told of each frame.
 
         Raises:
             as `open_source` and `__next__` of the source; what was read before stays.
@@ -169,7 +176,7 @@ class Burst:
                 if passed > seconds:
                     break
                 if frame.index % step == 0:
-                    self.feed(frame.image, frame.at)
+                    heard(self.feed(frame.image, frame.at))
                     taken += 1
         self.stop()
         return taken
@@ -287,7 +294,8 @@ class Burst:
                 )
         if not numbers:
             raise Refused(
-                f"nothing to teach: {told(self)}", hint=HINTS.get(self.hint, "show it again")
+                f"nothing to teach: {told(len(self._notes), self.dropped)}",
+                hint=HINTS.get(self.hint, "show it again"),
             )
         return numbers
 
@@ -322,16 +330,14 @@ def _spread(rows: NDArray[np.float32], most: int) -> list[int]:
     return order
 
 
-def told(burst: Burst) -> str:
-    """ "kept 7 of 12: 3 near-duplicates, 2 blurred"."""
-    notes = burst.notes
-    dropped = Counter(note.reason for note in notes if not note.kept)
-    text = f"kept {len(notes) - sum(dropped.values())} of {len(notes)}"
-    if not dropped:
-        return text
-    parts = [f"{n} {reason}{'s' if reason == DUPLICATE and n > 1 else ''}"
-             for reason, n in sorted(dropped.items(), key=lambda item: -item[1])]  # fmt: skip
-    return f"{text}: {', '.join(parts)}"
+def told(frames: int, dropped: Mapping[str, int]) -> str:
+    """ "kept 7 of 12: 3 near-duplicates, 2 blurred", the most frequent reason first."""
+    text = f"kept {frames - sum(dropped.values())} of {frames}"
+    parts = [
+        f"{n} {reason}{'s' if reason == DUPLICATE and n > 1 else ''}"
+        for reason, n in sorted(dropped.items(), key=lambda item: -item[1])
+    ]
+    return f"{text}: {', '.join(parts)}" if parts else text
 
 
 def _hint(

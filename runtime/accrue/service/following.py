@@ -279,7 +279,7 @@ class Following:
     def _follow_policy(self) -> None:
         """Open: everything counts. Curated: the content that the head has for this device."""
         roster, head = self.trust.roster, self._head
-        if roster is None:
+        if roster is None or self.problem:  # who was taken out keeps what is there
             return
         if roster.policy(self.ledger.scope.class_set) == "open":
             if self.ledger.policy == "curated":
@@ -332,6 +332,7 @@ class Following:
         if self._manifest is None or self._fetching:
             return
         (version, manifest), self._manifest = self._manifest, None
+        names = {class_id: one.name for class_id, one in self.ledger.view().classes.items()}
         try:
             entries = self._entries(manifest)
             done = install(
@@ -344,7 +345,7 @@ class Following:
         except (Refused, Rejected) as error:
             self._rolled_back(version, error)
             return
-        self._committed(version, manifest, done)
+        self._committed(version, manifest, done, names)
 
     def _entries(self, manifest: Manifest) -> list[Heard]:
         """What a manifest lists, each checked against its digest. Raises Rejected."""
@@ -375,7 +376,10 @@ class Following:
                     found.append(one)
         return found
 
-    def _committed(self, version: Version, manifest: Manifest, done: Installation) -> None:
+    def _committed(
+        self, version: Version, manifest: Manifest, done: Installation, names: dict[str, str]
+    ) -> None:
+        names |= {class_id: one.name for class_id, one in self.ledger.view().classes.items()}
         mine = tuple(
             (remark.class_id, remark.taken, remark.text)
             for remark in manifest.remarks
@@ -397,12 +401,9 @@ class Following:
         for class_id, taken, text in mine:
             verdict = "was approved" if taken else "was not approved"
             said = f": {text}" if text else ""
-            self._told(f"what this device taught of {self._class_name(class_id)} {verdict}{said}")
+            name = shown(names.get(class_id, class_id))
+            self._told(f"what this device taught of {name} {verdict}{said}")
         self._drop_parcels(manifest)
-
-    def _class_name(self, class_id: str) -> str:
-        found = self.ledger.view().classes.get(class_id)
-        return shown(found.name) if found else f"class {class_id}"
 
     def _rolled_back(self, version: Version, error: AccrueError) -> None:
         reason = error.message[:TEXT_LIMIT]

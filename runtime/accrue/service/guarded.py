@@ -35,12 +35,11 @@ def measured(learned: Learned, only: Collection[str] | None = None) -> Measured:
         if only is None or learned.shot_ids[shot] in only
     ]
     by_name = [k for k, c in enumerate(served.ids) if c not in learned.state]
-    agreed = served.scores(served.means[by_name]).argmax(axis=1) == by_name
-    return Measured(
-        sum(right) / len(right) if right else math.nan,
-        len(right),
-        float(agreed.mean()) if by_name else math.nan,
-    )
+    zero_shot = math.nan
+    if by_name:
+        agreed = served.scores(served.means[by_name]).argmax(axis=1) == by_name
+        zero_shot = float(agreed.mean())
+    return Measured(sum(right) / len(right) if right else math.nan, len(right), zero_shot)
 
 
 def install(

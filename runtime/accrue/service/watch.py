@@ -6,18 +6,17 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accrue.errors import AccrueError
 from accrue.learn import quantise
 from accrue.learn.decision import MAYBE, UNKNOWN
 from accrue.learn.smooth import Smoothed, Smoother
 from accrue.service.box import Box, Learned, Prediction, named, thumbnail
-from accrue.service.settings import Settings
+from accrue.service.knowledge import Knowledge, same
 from accrue.service.unknown import Queue
 from accrue.vision.gate import NEW, UNCHANGED, Gate
 from accrue.vision.live import ENDED, Live, Status
@@ -25,7 +24,6 @@ from accrue.vision.sources import Frame
 
 Floats32 = NDArray[np.float32]
 THUMBNAIL_PX = 160  # of a moment that is kept to be asked about
-POLL_S = 0.2  # between two looks at whether something was taught
 
 
 @dataclass(frozen=True)
@@ -50,64 +48,6 @@ class Sighting:
     votes: int
     of: int
     stages_ms: dict[str, float]
-
-
-class Knowledge:
-    """What was learned, kept up to date by a thread, and swapped in whole when it is ready.
-
-    Until then the one before answers, so that teaching never stops the cameras.
-
-    Args:
-        settings: of the state folder to read. remark: is told of a state that cannot be read.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        remark: Callable[[str], object] = lambda _: None,
-        poll_s: float = POLL_S,
-    ) -> None:
-        self._box = Box(settings, remark=remark)
-        self._remark, self._poll_s = remark, poll_s
-        self._over = threading.Event()
-        self._reading = threading.Lock()
-        self.current = self._ready()
-        self._thread = threading.Thread(target=self._run, name="knowledge", daemon=True)
-        self._thread.start()
-
-    def _ready(self) -> Learned:
-        self._box.require_same_space()
-        learned = self._box.learned()
-        if learned.shots or learned.texts:
-            _ = learned.choice, learned.calibration, learned.refusals
-        return learned
-
-    def _run(self) -> None:
-        said = ""
-        while not self._over.wait(self._poll_s):
-            try:
-                with self._reading:
-                    found = self._ready()
-                said = ""
-            except AccrueError as error:
-                if error.message != said:
-                    said = error.message
-                    self._remark(f"what was taught cannot be read: {error.message}")
-                continue
-            self.current = found
-
-    @contextmanager
-    def released(self) -> Iterator[None]:
-        """Lets go of the state folder, so that its database can be exchanged."""
-        with self._reading:
-            self._box.close()
-            yield
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join()
-        self._box.close()
 
 
 class _Camera:
@@ -213,9 +153,10 @@ class Watch:
         watch = _Stopwatch(stages)
         judged = camera.gate.judge(frame.image)
         watch.split("gate")
-        if learned is not camera.knew:  # what is known has changed: the votes are of before
+        if learned is not camera.knew:
+            if camera.knew is None or not same(camera.knew, learned):
+                camera.smoother.clear()  # what is known has changed: the votes are of before
             camera.knew = learned
-            camera.smoother.clear()
         if judged == NEW or (judged == UNCHANGED and not camera.smoother.full):
             settings = self._box.settings
             rows = self._box.encoder.encode_views(

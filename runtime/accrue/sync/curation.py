@@ -253,11 +253,15 @@ def waiting(workspace: Workspace, scope: Scope) -> dict[str, int]:
 
 
 def compare(workspace: Workspace, scope: Scope, first: int | None, last: int | None) -> Difference:
-    """From one manifest (else the one in force) to another (else all that is taught now)."""
+    """From one manifest (else the one in force for all) to another (else all that is taught now,
+    and what is on trial)."""
     base = basis(workspace, scope)
+    head = workspace.head(scope)
     before: Mapping[Key, Heard] = base.listed
+    version = head.stable if head else None
     if first is not None:
         version = workspace.version(scope, first)
+    if version is not None:
         before = workspace.listed(workspace.manifest(scope, version))
     if last is not None:
         version = workspace.version(scope, last)

@@ -1,4 +1,4 @@
-"""Tells a Mosquitto on this machine to read its accounts again."""
+"""The accounts of a Mosquitto on this machine: as the roster has them, and read again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from accrue.sync.broker import BrokerFolder
+from accrue.sync.workspace import Workspace
 
 PROC = Path("/proc")
 
@@ -45,3 +46,33 @@ def running(files: BrokerFolder) -> list[int]:
         except (OSError, IndexError):  # gone in the meantime, or not ours to look at
             continue
     return found
+
+
+def match_accounts(workspace: Workspace, files: BrokerFolder) -> bool:
+    """Closes the accounts of devices that are revoked or no longer in the roster, and opens those
+    that were closed so and are back, with the password that they had.
+
+    Returns:
+        Whether anything was changed, so that the broker has to be told.
+    """
+    devices = workspace.roster().devices
+    closed = workspace.closed_accounts()
+    present = files.accounts()
+    changed = False
+    for device, role in present.items():
+        if role != "device":
+            continue
+        member = devices.get(device)
+        if member is None or member.revoked is not None:
+            hashed = files.close_account(device)
+            if hashed is not None:
+                workspace.note_closed(device, hashed)
+            changed = True
+    for device, hashed in closed.items():
+        member = devices.get(device)
+        if member is not None and member.revoked is None:
+            if device not in present:
+                files.open_account(device, "device", hashed)
+                changed = True
+            workspace.note_opened(device)
+    return changed

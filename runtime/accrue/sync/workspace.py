@@ -69,6 +69,7 @@ _SCHEMA = (
     "CREATE TABLE report (device TEXT PRIMARY KEY, state TEXT, report BLOB, at REAL NOT NULL)",
     "CREATE TABLE coming (class_set TEXT PRIMARY KEY, envelope BLOB)",
     "CREATE TABLE published (sha256 TEXT PRIMARY KEY, chunks INTEGER NOT NULL)",
+    "CREATE TABLE account (device TEXT PRIMARY KEY, hash TEXT NOT NULL)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     """CREATE TABLE log (seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL,
         verb TEXT NOT NULL, summary TEXT NOT NULL, subject TEXT, before TEXT, after TEXT,
@@ -608,6 +609,21 @@ class Workspace:
             db.executemany(
                 "UPDATE invite SET wrong = wrong + 1 WHERE code = ?", [(i.code,) for i in invites]
             )
+
+    # ---- accounts at the broker that were closed ------------------------------------------------
+
+    def closed_accounts(self) -> dict[str, str]:
+        """Device -> hash of its password."""
+        with self.database.reading() as db:
+            return dict(db.execute("SELECT device, hash FROM account").fetchall())
+
+    def note_closed(self, device: str, hashed: str) -> None:
+        with self.database.atomic() as db:
+            db.execute("INSERT OR REPLACE INTO account VALUES (?, ?)", (device, hashed))
+
+    def note_opened(self, device: str) -> None:
+        with self.database.atomic() as db:
+            db.execute("DELETE FROM account WHERE device = ?", (device,))
 
     # ---- the log --------------------------------------------------------------------------------
 
