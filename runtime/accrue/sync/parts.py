@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,8 @@ from accrue.sync.contribution import PART_LIMIT_BYTES, Member, Part, PartKind
 RAW_LIMIT_BYTES = 32 * 2**20  # of a part, unpacked
 MANY_PARTS = 8  # of one contribution; beyond it the smallest are packed into one ...
 FEW_PARTS = 4  # ... so that this many are left: a row is packed again a few times, not each time
+SMALL_CLASS = 8  # members; up to it a part's own cost counts for more than sending rows again, ...
+SMALL_PARTS = 3  # ... so there are no more parts than this
 _MAGIC = b"ACRP"
 _VERSION = 1
 _HEAD = struct.Struct("<4sBBHII")  # magic, version, kind, reserved, dim, n
@@ -179,24 +181,30 @@ def arrange(
     before: Sequence[Part],
     items: Mapping[str, Item],
     load: Callable[[str], Rows | Statistics],
+    loose: Collection[str] = (),
 ) -> tuple[tuple[Part, ...], dict[str, bytes]]:
     """The parts that hold exactly these items, with as few new bytes as is sensible.
 
     A part all of whose members stay is kept as it is; one that lost a member is packed again
     without it; what is new comes into one further part; and where there are more than
-    `MANY_PARTS`, the smallest are packed into one.
+    `MANY_PARTS` (`SMALL_PARTS` of a small class), the smallest are packed into one.
 
     Args:
         before: the parts as they were. items: subject to what is to be listed.
         load: the content of a subject: int16 (n_rows, dim), or statistics. Called only for what
             is packed.
+        loose: SHA-256 of parts that were never sent, so that packing them anew costs nothing:
+            their rows go together with what is new.
 
     Returns:
         The parts, and the bytes of the new ones by their SHA-256.
     """
     kept: list[Part] = []
     waiting = dict(items)
+    is_changing = items.keys() != {m.subject for part in before for m in part.members}
     for part in before:
+        if is_changing and part.kind == "rows" and part.sha256 in loose:
+            continue
         if all(m.subject in items and items[m.subject].n_rows == m.n_rows for m in part.members):
             kept.append(_listed(part, part.members, items))
             for member in part.members:
@@ -210,8 +218,10 @@ def arrange(
         else:
             rows[subject] = content
     small = sorted((part for part in kept if part.kind == "rows"), key=lambda part: part.n_rows)
-    if len(kept) + bool(rows) > MANY_PARTS:
-        for part in small[: max(0, len(kept) + 1 - FEW_PARTS)]:
+    is_small = len(items) <= SMALL_CLASS
+    most, left = (SMALL_PARTS, SMALL_PARTS - 1) if is_small else (MANY_PARTS, FEW_PARTS)
+    if len(kept) + bool(rows) > most:
+        for part in small[: max(0, len(kept) + 1 - left)]:
             kept.remove(part)
             rows |= {m.subject: _rows_of(m.subject, load) for m in part.members}
     subjects = sorted(rows)
