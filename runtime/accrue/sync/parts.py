@@ -26,13 +26,11 @@ from accrue.learn.statistics import (
     check_rows,
     payload_size,
 )
-from accrue.sync.clock import STAMP_LIMIT
 from accrue.sync.contribution import PART_LIMIT_BYTES, Member, Part, PartKind
 
 RAW_LIMIT_BYTES = 32 * 2**20  # of a part, unpacked
 MANY_PARTS = 8  # of one contribution; beyond it the smallest are packed into one ...
 FEW_PARTS = 4  # ... so that this many are left: a row is packed again a few times, not each time
-OPEN_ROWS = 32  # a part up to so many rows is packed again as long as the broker does not have it
 _MAGIC = b"ACRP"
 _VERSION = 1
 _HEAD = struct.Struct("<4sBBHII")  # magic, version, kind, reserved, dim, n
@@ -181,7 +179,6 @@ def arrange(
     before: Sequence[Part],
     items: Mapping[str, Item],
     load: Callable[[str], Rows | Statistics],
-    sent: int = STAMP_LIMIT,
 ) -> tuple[tuple[Part, ...], dict[str, bytes]]:
     """The parts that hold exactly these items, with as few new bytes as is sensible.
 
@@ -193,8 +190,6 @@ def arrange(
         before: the parts as they were. items: subject to what is to be listed.
         load: the content of a subject: int16 (n_rows, dim), or statistics. Called only for what
             is packed.
-        sent: revision that the broker has; 0: none. A small part with something later in it
-            takes in what is new, so that shots taught in a row are one part when they are sent.
 
     Returns:
         The parts, and the bytes of the new ones by their SHA-256.
@@ -214,13 +209,6 @@ def arrange(
             kept.append(_new("statistics", [subject], items, pack_statistics(content), packed))
         else:
             rows[subject] = content
-    count = sum(map(len, rows.values()))
-    for part in [part for part in kept if rows and part.kind == "rows"]:
-        later = any(items[m.subject].stamp > sent for m in part.members)
-        if later and part.n_rows + count <= OPEN_ROWS:
-            kept.remove(part)
-            rows |= {m.subject: _rows_of(m.subject, load) for m in part.members}
-            count += part.n_rows
     small = sorted((part for part in kept if part.kind == "rows"), key=lambda part: part.n_rows)
     if len(kept) + bool(rows) > MANY_PARTS:
         for part in small[: max(0, len(kept) + 1 - FEW_PARTS)]:

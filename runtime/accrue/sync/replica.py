@@ -159,7 +159,6 @@ class MemoryLedger:
         self.replica = Replica(scope)
         self._own: dict[str, Contribution] = {}
         self._unsent: dict[str, int] = {}  # class id to revision, oldest change first
-        self._sent: dict[str, int] = {}  # class id to the revision that the broker has
         self._envelopes: dict[str, tuple[int, bytes]] = {}
         self._parts: dict[str, bytes] = {}
         self._listings: Counter[str] = Counter()
@@ -196,7 +195,6 @@ class MemoryLedger:
         )
 
     def acknowledge(self, class_id: str, revision: int) -> None:
-        self._sent[class_id] = max(revision, self._sent.get(class_id, 0))
         if self._unsent.get(class_id, revision + 1) <= revision:
             del self._unsent[class_id]
 
@@ -446,10 +444,7 @@ class MemoryLedger:
     def _say(self, class_id: str, edit: _Edit) -> None:
         before = self._own.get(class_id)
         listed, packed = parts.arrange(
-            before.parts if before else (),
-            edit.items,
-            self._contents.__getitem__,
-            self._sent.get(class_id, 0),
+            before.parts if before else (), edit.items, self._contents.__getitem__
         )
         new = Contribution(
             self._scope,

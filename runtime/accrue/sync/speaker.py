@@ -138,18 +138,11 @@ class Draft:
             edit = self._edits[class_id]
             if not edit.pending:
                 continue
-            edit.listed, packed = arrange(
-                edit.listed, edit.items, self._content, self._sent(class_id)
-            )
+            edit.listed, packed = arrange(edit.listed, edit.items, self._content)
             self._packed.update(packed)
             edit.pending = False
             self.index.put(self._contribution(class_id, edit))
         return self.index.view()
-
-    def _sent(self, class_id: str) -> int:
-        """The own revision that the broker has."""
-        said = fleet.contribution(self._db, self.device, class_id, "own")
-        return said.acknowledged if said else 0
 
     def _content(self, subject: str) -> Content:
         found = self._tables.content(subject)
