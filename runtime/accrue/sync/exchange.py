@@ -339,7 +339,11 @@ class Exchange:
 
     def on_message(self, message: Received) -> None:
         address = self.topics.parse(message.topic)
-        if address is not None:
+        if address is None:
+            return
+        if address.name == "relay-state":
+            self._heard_relay(message)
+        else:
             self.hear(address, message.payload)
 
     def hear(self, address: Address, payload: bytes) -> None:
@@ -362,8 +366,6 @@ class Exchange:
                 self._looked()
         elif name == "batch":
             self._heard_batch(payload)
-        elif name == "relay-state":
-            self._heard_relay(payload)
         elif name == "state":
             self._heard_own_state(payload)
         elif name == "owner-data":
@@ -460,11 +462,16 @@ class Exchange:
             if address.device != self.ledger.device:  # what it says itself tells nothing of what
                 self.hear(address, each)  # the broker retains
 
-    def _heard_relay(self, payload: bytes) -> None:
-        epoch, state, last = read_state(payload)
+    def _heard_relay(self, message: Received) -> None:
+        epoch, state, last = read_state(message.payload)
         if epoch:
-            number = last.get("{set}/{space}".format(**self._others), 0)
-            self.follow.relay_state(epoch, state == "ready", self._clock(), number)
+            self.follow.relay_state(
+                epoch,
+                state == "ready",
+                self._clock(),
+                last=last.get("{set}/{space}".format(**self._others), 0),
+                retained=message.retained,
+            )
 
     def _heard_own(self, class_id: str, envelope: bytes) -> None:
         """What the broker retains of what this device said; only during the start-up."""
