@@ -45,7 +45,7 @@ from accrue.sync.topics import Topic
 from accrue.sync.wire import Wire
 
 KIB = 1024
-READS_PER_STEP = 16  # of 64 KiB, before other links get their turn
+READS_PER_STEP = 8  # of 64 KiB, before other links get their turn
 OUT_BUFFER_BYTES = 512 * KIB  # handed to paho and not yet to the kernel
 SUSPICIOUS = 3  # connections in a row that were lost at once
 UNLIMITED_BYTES = 268_435_455  # MQTT's own limit of a packet
@@ -61,7 +61,7 @@ class Timing:
     backoff_cap_s: float = 60.0
     settled_s: float = 10.0  # up for so long: the next loss starts at the base again
     session_expiry_s: int = 0  # the retained messages are the memory, not the broker's queues
-    receive_maximum: int = 64
+    receive_maximum: int = 1_024  # what arrives is dealt with at once, so this costs no memory
     accept_bytes: int = 1024 * KIB  # larger packets are not delivered to us
     window: int = 32  # messages under way at most; the broker may want fewer
 
