@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +18,8 @@ from accrue import __version__
 from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.box import Box, Prediction, Receipt
 from accrue.service.burst import Burst
-from accrue.service.events import ANSWER, CAMERA, CLASSES, JOB, TEACH, UNKNOWN, Events
+from accrue.service.connected import Connected, is_member
+from accrue.service.events import ANSWER, CAMERA, CLASSES, FLEET, JOB, TEACH, UNKNOWN, Events
 from accrue.service.jobs import Job, Jobs
 from accrue.service.settings import Settings
 from accrue.service.teaching import OPEN, RECORDING, TeachSession
@@ -140,6 +141,7 @@ class Device:
         self._head = 0
         self._unknown: tuple[int, int] = (0, 0)
         self._lock_file: IO[str] | None = None
+        self._connected: Connected | None = None
 
     # ---- life -----------------------------------------------------------------------------------
 
@@ -163,10 +165,16 @@ class Device:
             raise
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
+        self._connected = Connected(
+            self.box.beside, lambda text: self.events.publish(FLEET, text=text)
+        )
 
     def stop(self) -> None:
         """Ends everything in order; may be called twice."""
         self._over.set()
+        if self._connected is not None:
+            self._connected.close()
+            self._connected = None
         for session in list(self.teaching.values()):
             if session.state in OPEN:
                 session.cancel()
@@ -249,7 +257,10 @@ class Device:
             watch = self._watch
             if watch is None or self._reader is None:
                 raise Conflict("the device is not running", hint="start it")
-            with watch.knowledge.released():
+            with ExitStack() as parts:
+                parts.enter_context(watch.knowledge.released())
+                if self._connected is not None:
+                    parts.enter_context(self._connected.released())
                 self._reader.close()
                 try:
                     yield self.box
@@ -335,8 +346,11 @@ class Device:
         }
 
     def fleet(self) -> dict[str, Any] | None:
-        """None: this device belongs to no fleet."""
-        return None
+        """As of `Connected.view`; None: this device belongs to no fleet."""
+        if self._connected is None or not is_member(self.box):
+            return None
+        with self.writing("") as box:
+            return self._connected.view(box)
 
     # ---- teaching from a camera -----------------------------------------------------------------
 
