@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from shelf_cases import Device, Loyal, Wall, exchange, require_same, some_rows
+from shelf_cases import Device, Loyal, Wall, exchange, require_same, require_sound, some_rows
 
 from accrue.errors import Conflict, NotFound
 from accrue.store import Store
@@ -69,7 +69,7 @@ class Fleet(RuleBasedStateMachine):
         device = self.devices[who]
         with suppress(Conflict, NotFound):
             verb(device.store)
-        assert device.problems() == []
+        require_sound(device)
 
     def _name(self, who: int, chance: Random) -> str:
         """Mostly of a class that is there, by its name, an alias or its id."""
@@ -82,7 +82,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(who=WHO, name=st.sampled_from(LABELS), shots=st.integers(1, 3))
     def teach(self, who, name, shots):
         self.devices[who].teach(name, shots)
-        assert self.devices[who].problems() == []
+        require_sound(self.devices[who])
 
     @rule(who=WHO, chance=CHANCE)
     def teach_by_name(self, who, chance):
@@ -157,12 +157,12 @@ class Fleet(RuleBasedStateMachine):
         given = [each for each in self.sent if chance.random() < share]
         chance.shuffle(given)
         self.devices[who].hear(given + given[:2])
-        assert self.devices[who].problems() == []
+        require_sound(self.devices[who])
 
     @rule(who=WHO, other=WHO)
     def meet(self, who, other):
         self.devices[who].hear(self.devices[other].said())
-        assert self.devices[who].problems() == []
+        require_sound(self.devices[who])
 
     @rule()
     def meet_all(self):
@@ -171,7 +171,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(who=WHO)
     def restart(self, who):
         self.devices[who].reopen()
-        assert self.devices[who].problems() == []
+        require_sound(self.devices[who])
 
     @rule(who=WHO, chance=CHANCE)
     def change_without_a_voice(self, who, chance):
@@ -185,7 +185,7 @@ class Fleet(RuleBasedStateMachine):
                 device.store.undo()
         device.store.voice = device.ledger
         device.ledger.catch_up()
-        assert device.problems() == []
+        require_sound(device)
 
 
 TestFleet = Fleet.TestCase

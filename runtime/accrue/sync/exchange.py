@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from accrue import __version__
-from accrue.errors import AccrueError, BrokerDenied, FormatError, LinkError
+from accrue.errors import AccrueError, BrokerDenied, Conflict, FormatError, LinkError
 from accrue.sync.batch import read_state
 from accrue.sync.chunks import CHUNK_BYTES, HEADER_BYTES, Assembly, cut
 from accrue.sync.clock import wall_clock_ms
@@ -158,6 +158,7 @@ class Exchange:
         self._looking: list[Callable[[], None]] = []  # for the one under way
         self._granted = 0
         self._on_broker: dict[str, _OnBroker] = {}
+        self._owned: dict[str, int] = {}  # when the connection came up
         self._sending: dict[str, _Sending] = {}
         self._lacking: dict[str, None] = {}  # classes to send anew though acknowledged, in order
         self._parked: dict[str, tuple[int, float]] = {}  # class to (revision, until)
@@ -305,6 +306,7 @@ class Exchange:
     def on_up(self, limits: Limits) -> None:
         self.stage = Stage.SUBSCRIBING
         self._on_broker.clear()
+        self._owned = self.ledger.owned()
         self._sending.clear()
         self._lacking.clear()
         self._parked.clear()
@@ -337,7 +339,11 @@ class Exchange:
 
     def on_message(self, message: Received) -> None:
         address = self.topics.parse(message.topic)
-        if address is not None:
+        if address is None:
+            return
+        if address.name == "relay-state":
+            self._heard_relay(message)
+        else:
             self.hear(address, message.payload)
 
     def hear(self, address: Address, payload: bytes) -> None:
@@ -357,16 +363,9 @@ class Exchange:
                     self.inbox.chunk(address.device, address.sha256, address.chunk, payload)
         elif name == "fence":
             if payload == self._fence:
-                self.follow.snapshot_complete()
-                if self.stage is Stage.LISTENING:
-                    self._listened()
-                looking, self._looking = self._looking, []
-                for done in looking:
-                    done()
+                self._looked()
         elif name == "batch":
             self._heard_batch(payload)
-        elif name == "relay-state":
-            self._heard_relay(payload)
         elif name == "state":
             self._heard_own_state(payload)
         elif name == "owner-data":
@@ -437,11 +436,18 @@ class Exchange:
                 f"{self.topics.path('state', device=self.ledger.device).rpartition('/')[0]}/",
                 hint="the user name must be the device id; its owner may have to add it again",
             )
-            self.follow.snapshot_complete()
-            if self.stage is Stage.LISTENING:
-                self._listened()
+            self._looked()
         elif sent is Sent.DONE:
             self.problems.pop("fence", None)
+
+    def _looked(self) -> None:
+        """All that the broker retained when it was last asked is here."""
+        self.follow.snapshot_complete()
+        if self.stage is Stage.LISTENING:
+            self._listened()
+        looking, self._looking = self._looking, []
+        for done in looking:
+            done()
 
     def _heard_batch(self, payload: bytes) -> None:
         try:
@@ -456,11 +462,16 @@ class Exchange:
             if address.device != self.ledger.device:  # what it says itself tells nothing of what
                 self.hear(address, each)  # the broker retains
 
-    def _heard_relay(self, payload: bytes) -> None:
-        epoch, state, last = read_state(payload)
+    def _heard_relay(self, message: Received) -> None:
+        epoch, state, last = read_state(message.payload)
         if epoch:
-            number = last.get("{set}/{space}".format(**self._others), 0)
-            self.follow.relay_state(epoch, state == "ready", self._clock(), number)
+            self.follow.relay_state(
+                epoch,
+                state == "ready",
+                self._clock(),
+                last=last.get("{set}/{space}".format(**self._others), 0),
+                retained=message.retained,
+            )
 
     def _heard_own(self, class_id: str, envelope: bytes) -> None:
         """What the broker retains of what this device said; only during the start-up."""
@@ -472,6 +483,25 @@ class Exchange:
             return  # not worth keeping: it is sent again
         chunks = {part.sha256: self._chunks(part.size) for part in said.parts}
         self._on_broker[class_id] = _OnBroker(said.revision, chunks)
+        if said.revision > self._owned.get(class_id, 0):
+            self._heard_later_self(class_id, envelope)
+
+    def _heard_later_self(self, class_id: str, envelope: bytes) -> None:
+        """This device said more once than its ledger knows: it was restored, or begun anew.
+
+        A restored ledger says again what it has. One that is empty may have been lost: then what
+        the fleet remembers of this device is left alone.
+        """
+        if not self._owned:
+            self.problems["forgotten"] = Conflict(
+                "the fleet has shots of this device that its state does not have: this is a new "
+                "state with the identity of an older one",
+                hint="restore a backup, or let the owner take them out: accrue-fleet forget-device",
+            )
+            return
+        found = self.inbox.opened(envelope)
+        if found is not None and (found.device, found.class_id) == (self.ledger.device, class_id):
+            self._heard.append(Heard(found, envelope, {}))
 
     def _heard_own_state(self, payload: bytes) -> None:
         """A late last will of an earlier connection marked this device as lost: say it again."""
@@ -482,7 +512,7 @@ class Exchange:
         self._say("ready" if self.is_ready else "init")
 
     def _listened(self) -> None:
-        """All that the broker had retained is here."""
+        """The end of the start-up's reading: now it is known what the broker lacks."""
         self.link.unsubscribe([self.topics.filter("class", **self._own)])
         unsent = set(self.ledger.unsent())
         for class_id, revision in self.ledger.owned().items():

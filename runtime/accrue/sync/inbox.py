@@ -204,6 +204,19 @@ class Inbox:
             return self._refuse(error, device)
         return None
 
+    def opened(self, payload: bytes) -> Contribution | None:
+        """A contribution that is good, of the device itself too; nothing is taken.
+
+        None where it is refused, which is counted.
+        """
+        try:
+            found = open_contribution(payload, self.scope, self._trust)
+            self._require_present(found)
+        except Rejected as error:
+            self._refuse(error, "")
+            return None
+        return found
+
     def ready(self) -> list[Heard]:
         """Contributions that are whole, in the order in which they came; each is given once."""
         found = []
@@ -261,6 +274,10 @@ class Inbox:
                 self._cache.add(digest, version, found)
         else:
             self._require_new(found, device, class_id)
+        self._require_present(found)
+        self._wait(found, payload)
+
+    def _require_present(self, found: Contribution) -> None:
         if self._clock.is_future(found.revision):
             raise Rejected(
                 f"contribution of device {found.device} from the future: its clock or this "
@@ -268,7 +285,6 @@ class Inbox:
                 reason="future",
                 hint="set the clocks of both, for example with NTP",
             )
-        self._wait(found, payload)
 
     def _require_new(self, found: Contribution, device: str | None, class_id: str | None) -> None:
         if device not in (None, found.device) or class_id not in (None, found.class_id):

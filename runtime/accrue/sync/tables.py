@@ -214,6 +214,15 @@ class Tables:
             ).fetchone(),
         )
 
+    def keys_of(self, class_id: str) -> set[str]:
+        """Keys of the names that lead to a class."""
+        return {
+            row[0]
+            for row in self.db.execute(
+                "SELECT key FROM name WHERE class_id = ? AND active = 1", (class_id,)
+            )
+        }
+
     def labels(self) -> dict[str, tuple[str, str]]:
         return {
             row[0]: (row[1], row[2])
@@ -291,8 +300,7 @@ class Settling:
                 live.append(class_id)
         subjects = set(touched.subjects)
         for class_id in live:
-            if not value_of(self._db, "class", class_id, "active"):
-                subjects.update(view.classes[class_id].refusals)
+            subjects.update(view.classes[class_id].refusals)
             self._class(view.classes[class_id])
         for class_id in dead:  # "not this" goes and comes with its class
             subjects.update(s for s in self._tables.places_in(class_id) if "refusal/" in s)
