@@ -371,7 +371,6 @@ class StoreLedger:
 
     def speak(self, db: sqlite3.Connection) -> None:
         """Says what the tables hold and the contributions do not. See `accrue.sync.speaker`."""
-        self._store.on_rollback(self._forget_held)
         self._load(db)
         untold = fleet.untold(db)
         if untold == []:
@@ -493,6 +492,7 @@ class StoreLedger:
 
     def _load(self, db: sqlite3.Connection) -> None:
         """Brings what is held in memory up to what this transaction sees."""
+        self._store.on_rollback(self._forget_held)
         self._clock.last = max(self._clock.last, fleet.clock(db))
         generation = fleet.generation(db)
         if generation == self._generation:

@@ -298,6 +298,8 @@ class _Speaking:
         for class_id, row in rows.items():
             if row is not None:
                 self.touched.keys |= self.tables.keys_of(class_id)
+        changed = between(before, self.draft.view(), ())  # a class that is back may claim a name
+        self.touched.keys |= {key for key in changed.keys if self.tables.label(key)}
         for _ in range(2):  # a name that a class had without anybody's word may go with the first
             self._say_labels(self.draft.view())
             self._say_names(self.draft.view(), rows)
@@ -341,7 +343,8 @@ class _Speaking:
                     self._list(subject, place, draft.now())
             differing[subject] = place
         for subject, place in sums:
-            self._list_sum(subject, place, placement(view, subject))
+            if self._list_sum(subject, place, placement(view, subject)):
+                differing[subject] = place
         return differing
 
     def _place(self, subject: str) -> Place | None:
@@ -360,12 +363,12 @@ class _Speaking:
         item = Item(place.n_rows, place.at_ms, stamp)
         self.draft.edit(place.class_id).items[subject] = item
 
-    def _list_sum(self, subject: str, place: Place, meant: Placement | None) -> None:
+    def _list_sum(self, subject: str, place: Place, meant: Placement | None) -> bool:
         """Own shots that became a sum are no news: it keeps the stamp of the newest of them."""
         listing = self.draft.listing(subject)
         is_right = meant is not None and meant.class_id == place.class_id
         if is_right and listing and listing[1].n_rows == place.n_rows:
-            return
+            return False
         parts = list(self.summed.get(place.class_id, ()))
         if listing and listing[0] == place.class_id:
             parts.append(listing[1])
@@ -374,6 +377,7 @@ class _Speaking:
             stamp = max(part.stamp for part in parts)
         self.draft.withdraw(subject)
         self._list(subject, place, stamp)
+        return True
 
     def _say_evidence(self, view: View, differing: Mapping[str, Place | None]) -> None:
         for subject, place in differing.items():
@@ -383,7 +387,12 @@ class _Speaking:
                     self.draft.say(meant.class_id, subject, None)
             elif meant is not None and meant.class_id == place.class_id:
                 continue
-            elif self.is_listed(subject) and self.draft.listing(subject) is None:
+            elif (listing := self.draft.listing(subject)) is not None:
+                if (
+                    listing[1].stamp != self.draft.now()
+                ):  # what became a sum counted by another's word
+                    self._list(subject, place, self.draft.now())
+            elif self.is_listed(subject):
                 self.draft.say(place.class_id, subject, place.class_id)
 
     # ---- classes --------------------------------------------------------------------------------
