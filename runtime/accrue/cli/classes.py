@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,7 +143,9 @@ def teach(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE...]", help="Photos or folders of photos; each photo is one shot."
+            metavar="[FILE...]",
+            help="Photos or folders of photos, each photo one shot; videos and cameras "
+            "(camera:0, rtsp://...), each one shot.",
         ),
     ] = None,
     as_json: Json = False,
@@ -160,9 +163,25 @@ def teach(
     keep_all: Annotated[
         bool, typer.Option("--keep-all", help="Leave no near-duplicate or blurred photo out.")
     ] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            metavar="S",
+            help="Of a camera, how long it is watched (5); of a video, how much of it is taken.",
+        ),
+    ] = None,
+    one_shot: Annotated[
+        bool, typer.Option("--one-shot", help="All photos show one thing: together one shot.")
+    ] = False,
 ) -> None:
-    """Teach a class from photos, by its name, or both. What is reported is on the disk."""
-    from accrue.vision.sources import image_paths
+    """Teach a class from photos, videos or cameras, by its name, or both.
+
+    What is reported is on the disk.
+    """
+    from accrue.cli.clips import teach_clips, teach_photos
+    from accrue.service.burst import HINTS, told
+    from accrue.vision.sources import image_paths, is_stream
 
     one_form(as_json, as_lines)
     if prompt is not None and not by_name:
@@ -173,8 +192,12 @@ def teach(
             hint='name photos, or let it learn from the name: accrue class teach "hex bolt" '
             "--by-name",
         )
-    paths = [path for file in files or () for path in image_paths(Path(file))]
+    streams = [file for file in files or () if is_stream(file)]
+    if seconds is not None and not streams:
+        raise UsageError("--seconds is for cameras and videos", hint="leave it out")
+    paths = [path for f in files or () if f not in streams for path in image_paths(Path(f))]
     taught: list[str] = []
+    clips: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     everything = {"duplicates": 1.0, "blur": 1.0} if keep_all else {}
@@ -189,7 +212,7 @@ def teach(
             label, text = row.name, row.prompt
         if by_name and as_lines:
             emit({"class": label, "by_name": text}, indent=None)
-        for done, receipt in enumerate(box.teach(name, images), 1):
+        for done, receipt in enumerate(() if one_shot else box.teach(name, images), 1):
             update("teaching", done, len(paths))
             label = receipt.class_name
             if receipt.error is not None:
@@ -211,6 +234,24 @@ def teach(
                 elif receipt.skipped is not None:
                     line["skipped"] = skipped[-1]
                 emit(line, indent=None)
+        together = teach_photos(box, name, paths) if one_shot else iter(())
+        for clip in chain(together, teach_clips(box, name, streams, seconds)):
+            label = clip.class_name
+            clips.append(clip.as_json())
+            if clip.error is not None:
+                refused.append({"path": clip.source, **error_object(clip.error)})
+                note(f"accrue: {clip.error.message}")
+            else:
+                note(f"accrue: {clip.source}: {told(clip.frames, clip.dropped)}")
+            if clip.skipped is not None:
+                skipped.append({"path": clip.source, **asdict(clip.skipped)})
+                note(_left_out(clip.source, clip.skipped))
+            if clip.shot:
+                taught.append(clip.shot)
+                if clip.hint:
+                    note(f"accrue: next time: {HINTS[clip.hint]}")
+            if as_lines:
+                emit(clips[-1], indent=None)
         if taught and not as_lines:
             about = next((found for found in box.quality() if found.name == label), None)
     if as_json:
@@ -221,15 +262,18 @@ def teach(
                 "shots": taught,
                 "refused": refused,
                 "skipped": skipped,
+                "clips": clips,
                 "quality": asdict(about) if about else None,
             }
         )
     elif not as_lines:
         if entry is not None:
             say(f"{entry.summary} (entry {entry.seq})")
-        unusable = f"; {count(len(refused), 'photo')} could not be used" if refused else ""
+        what = "source" if clips else "photo"
+        unusable = f"; {count(len(refused), what)} could not be used" if refused else ""
         if files:
-            say(f"taught {label}: {_kept(len(taught), len(paths), skipped)}{unusable}")
+            given = len(streams) + (min(1, len(paths)) if one_shot else len(paths))
+            say(f"taught {label}: {_kept(len(taught), given, skipped)}{unusable}")
         if skipped:
             note("--keep-all teaches what was left out too")
         if about:

@@ -41,12 +41,12 @@ def watch(
     """Watch cameras and say what changes: an answer over several frames, of the newest frames."""
     from accrue.service.watch import Watch
 
-    deadline = math.inf if seconds is None else time.monotonic() + seconds
     told: dict[str, tuple[str, str]] = {}
     states: dict[str, str] = {}
     with open_box(context, head=head, reject=reject) as box:
         remark = lambda text: note(f"accrue: {text}")  # noqa: E731
         with Watch(box, sources, remark=remark) as watching:
+            deadline = math.inf if seconds is None else time.monotonic() + seconds
             while (left := deadline - time.monotonic()) > 0:
                 seen = watching.step(min(left, 0.5))
                 for status in watching.cameras:

@@ -64,7 +64,7 @@ class _CalibratedServed(Served):
         total = weights.sum(axis=1, keepdims=True)
         share = head.share * (total > 0)  # one class alone leans on nothing
         mixed = (1 - share) * np.eye(len(alike)) + share * weights / np.where(total > 0, total, 1)
-        lengths = np.sqrt(np.maximum(np.einsum("kj,ji,ki->k", mixed, alike, mixed), 1e-12))
+        lengths = np.sqrt(np.maximum(((mixed @ alike) * mixed).sum(axis=1), 1e-12))
         self._mixed: Floats = mixed / lengths[:, None]
 
     def describe(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import copy
 import math
 import os
 from collections import Counter
@@ -38,6 +38,7 @@ from accrue.learn.quality import quality
 from accrue.learn.refuse import Refusals
 from accrue.learn.statistics import Floats, Rows
 from accrue.learn.suspects import suspects
+from accrue.service.burst import Burst
 from accrue.service.coach import Report, Screen, Skipped, report
 from accrue.service.guarded import measured
 from accrue.service.settings import Settings
@@ -45,6 +46,7 @@ from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
     BackupInfo,
     ClassRow,
+    ClassRows,
     Entry,
     Purged,
     Refusal,
@@ -66,11 +68,12 @@ from accrue.vision.encode import BundleEncoder
 from accrue.vision.engines import EngineFolder, Serving, serve
 from accrue.vision.engines.selection import ONNX_CPU
 from accrue.vision.text import TextEncoder
+from accrue.vision.thumbnail import thumbnail as thumbnail
 from accrue.vision.views import short_side
 
 Image = NDArray[np.uint8]
+Given = Path | bytes | Image  # an image file, its content, or uint8 (h, w, 3) RGB
 BATCH = 8
-_THUMBNAIL_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ class Learned:
         state: the sums. shots: (class id, int16 rows) of each kept shot. names: by class id.
         shot_ids: of each kept shot. refused: int16 rows that are not of a class, by its id.
         texts: by class id, float64 (dim,) of unit length, of each class that was taught by name.
+        evidence: what it was made of. earlier: a choice of before, to be solved for this state
+            instead of choosing again; its left-out scores are kept.
     """
 
     state: State
@@ -194,10 +199,14 @@ class Learned:
     shot_ids: tuple[str, ...] = ()
     refused: Mapping[str, Rows] = field(default_factory=dict)
     texts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    evidence: tuple[ClassRows, ...] = ()
+    earlier: Choice | None = None
 
     @cached_property
     def choice(self) -> Choice:
         settings = self.settings
+        if self.earlier is not None:
+            return replace(self.earlier, served=self.earlier.head.solve(self.state))
         return choose(
             self.state,
             self.shots,
@@ -253,6 +262,10 @@ class Learned:
     def classes_of_shots(self) -> list[str]:
         return [class_id for class_id, _ in self.shots]
 
+    def answered_by(self, choice: Choice) -> Learned:
+        """The same evidence under the head that was chosen for other evidence; see `earlier`."""
+        return replace(self, earlier=choice)
+
 
 class Box:
     """State folder, encoder bundle and settings of one device, and all that can be done with them.
@@ -268,6 +281,12 @@ class Box:
         self._remark = remark
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
+
+    def beside(self) -> Box:
+        """Another box of the same state for another thread; the two share one encoder."""
+        other = Box(self.settings, remark=self._remark)
+        other.__dict__.update(bundle=self.bundle, serving=self.serving)
+        return other
 
     def close(self) -> None:
         if self._store is not None:
@@ -359,23 +378,23 @@ class Box:
             return Learned(State(manifest.space_id, manifest.dim), [], {}, self.settings)
         revision = store.revision
         if self._learned is None or self._learned[0] != revision:
-            self._learned = (revision, self._read(store))
+            before = None if self._learned is None else self._learned[1]
+            self._learned = (revision, self._read(store, before))
         return self._learned[1]
 
     def read_now(self) -> Learned:
         """What the store holds within the transaction under way."""
         return self._read(self.store())
 
-    def _read(self, store: Store) -> Learned:
-        state = State(store.space_id, store.dim)
+    def _read(self, store: Store, before: Learned | None = None) -> Learned:
+        """What the store holds. Sums of classes that are as they were are taken from `before`."""
+        evidence = tuple(store.rows_by_class())
+        state = summed(evidence, before, State(store.space_id, store.dim))
         shots: list[tuple[str, Rows]] = []
         shot_ids: list[str] = []
         names, refused, texts = {}, {}, {}
-        for found in store.rows_by_class():
+        for found in evidence:
             names[found.id] = found.name
-            state.add(found.id, found.rows)
-            if found.folded is not None:
-                state.add_statistics(found.id, found.folded)
             shots += [(found.id, rows) for _, rows in found.by_shot()]
             shot_ids += found.shot_ids
             if len(found.refused) and found.id in state:
@@ -383,14 +402,16 @@ class Box:
             if found.text is not None:
                 row = found.text.astype(np.float64)
                 texts[found.id] = row / np.linalg.norm(row)
-        return Learned(state, shots, names, self.settings, tuple(shot_ids), refused, texts)
+        return Learned(
+            state, shots, names, self.settings, tuple(shot_ids), refused, texts, evidence
+        )
 
     # ---- teaching and asking --------------------------------------------------------------------
 
     def teach(
         self,
         name: str,
-        images: Iterable[tuple[str, Path | Image]],
+        images: Iterable[tuple[str, Given]],
         *,
         actor: str | None = None,
     ) -> Iterator[Receipt]:
@@ -401,7 +422,7 @@ class Box:
         taught.
 
         Args:
-            images: (source, path or uint8 (h, w, 3) RGB) of each.
+            images: (source, path, content of a file, or uint8 (h, w, 3) RGB) of each.
         """
         name = clean_name(name)
         self.require_same_space()
@@ -423,6 +444,41 @@ class Box:
             shot = store.add_shot(teaching, rows, source=source, thumb=self._thumbnail(image))
             screen.keep(shot, rows)
             yield Receipt(shot, source, teaching.class_name, len(rows))
+
+    def burst(self) -> Burst:
+        """An empty burst, to be fed frames and taught by `teach_burst`."""
+        self.require_same_space()
+        return Burst(self.encoder, self.bundle, self.settings)
+
+    def teach_burst(
+        self,
+        name: str,
+        burst: Burst,
+        *,
+        keep: Sequence[int] | None = None,
+        source: str = "burst",
+        actor: str | None = None,
+    ) -> Receipt:
+        """Teaches a burst as one shot, labelled as a whole; the receipt says that it is on disk.
+
+        Args:
+            keep: numbers of the frames that it is made of; None for those that the burst keeps.
+            source: where the frames are from.
+
+        Raises:
+            NotFound: a number that is no frame to choose. Refused: no frame is left.
+        """
+        name = clean_name(name)
+        self.require_same_space()
+        rows = burst.rows(keep)
+        if skipped := self._screen(name).skips(None, rows):
+            return Receipt("", source, name, 0, skipped=skipped)
+        store = self.store(create=True)
+        teaching = store.begin_teach(name, actor=actor or self.settings.actor)
+        pixels = self.settings.thumbnails
+        thumb = burst.picture(keep, pixels) if pixels else None
+        shot = store.add_shot(teaching, rows, source=source, thumb=thumb)
+        return Receipt(shot, source, teaching.class_name, len(rows))
 
     def _screen(self, name: str) -> Screen:
         """What the class holds already, to hold new photos against."""
@@ -461,7 +517,7 @@ class Box:
             name, quantise(vector)[0], prompt=prompt, actor=self.settings.actor
         )
 
-    def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
+    def predict(self, images: Iterable[tuple[str, Given]]) -> Iterator[Prediction]:
         """Says what each image shows."""
         self.require_same_space()
         learned = self.learned()
@@ -471,9 +527,7 @@ class Box:
                 continue
             yield named(source, learned.decide(row[None])[0], learned.names)
 
-    def why(
-        self, images: Iterable[tuple[str, Path | Image]], *, most: int = 3
-    ) -> Iterator[Explanation]:
+    def why(self, images: Iterable[tuple[str, Given]], *, most: int = 3) -> Iterator[Explanation]:
         """What each image shows, and the kept shots that speak for it and for the runner-up."""
         self.require_same_space()
         learned = self.learned()
@@ -505,14 +559,14 @@ class Box:
             )
 
     def embed(
-        self, images: Iterable[tuple[str, Path | Image]], views: int = 1
+        self, images: Iterable[tuple[str, Given]], views: int = 1
     ) -> Iterator[tuple[str, Any]]:
         """(source, float32 (views, dim) unit-length embeddings or AccrueError) of each image."""
         for source, _, row in self._embedded(images, views):
             yield source, row
 
     def _asked(
-        self, images: Iterable[tuple[str, Path | Image]]
+        self, images: Iterable[tuple[str, Given]]
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         """As `_embedded`, with the mean of the views that a query is made of: float32 (dim,)."""
         for source, image, rows in self._embedded(images, self.settings.predict_views):
@@ -522,13 +576,13 @@ class Box:
                 yield source, image, rows.mean(axis=0)
 
     def _embedded(
-        self, images: Iterable[tuple[str, Path | Image]], views: int
+        self, images: Iterable[tuple[str, Given]], views: int
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         for batch in _batches(images):
             ready: list[tuple[str, Image | None, AccrueError | None]] = []
             for source, image in batch:
                 try:
-                    ready.append((source, self._decoded(image, views), None))
+                    ready.append((source, self._decoded(source, image, views), None))
                 except AccrueError as error:
                     ready.append((source, None, error))
             usable = [image for _, image, _ in ready if image is not None]
@@ -536,13 +590,11 @@ class Box:
             for source, pixels, failed in ready:
                 yield source, pixels, failed if failed is not None else next(rows)
 
-    def _decoded(self, image: Path | Image, views: int) -> Image:
-        if isinstance(image, Path):
-            preprocess = self.bundle.manifest.preprocess
-            return decode(
-                image, short_side=short_side(preprocess, views, mirror=self.settings.mirror)
-            )
-        return image
+    def _decoded(self, source: str, image: Given, views: int) -> Image:
+        if isinstance(image, np.ndarray):
+            return image
+        side = short_side(self.bundle.manifest.preprocess, views, mirror=self.settings.mirror)
+        return decode(image, short_side=side, name="" if isinstance(image, Path) else source)
 
     def _thumbnail(self, image: Image | None) -> bytes | None:
         if image is None or self.settings.thumbnails == 0:
@@ -597,7 +649,7 @@ class Box:
         before = self.learned()
         with store.atomic():  # what is refused is rolled back
             entry = change()
-            after = self._read(store)
+            after = self._read(store, before)
             verdict = compare(measured(before), measured(after), self.settings.guard)
             if not verdict.passed:
                 raise Refused(
@@ -631,7 +683,7 @@ class Box:
         )
         return SplitSuggestion(row.name, first, second, groups.separation, groups.advisable)
 
-    def not_this(self, name: str, images: Iterable[tuple[str, Path | Image]]) -> Entry:
+    def not_this(self, name: str, images: Iterable[tuple[str, Given]]) -> Entry:
         """Notes images as not of a class; raises the error of an image that cannot be used."""
         self.require_same_space()
         self._taught().resolve(name)
@@ -811,15 +863,27 @@ class Box:
         return store
 
 
-def thumbnail(image: Image, longest_px: int) -> bytes:
-    """A small JPEG of uint8 (h, w, 3) RGB."""
-    import PIL.Image
-
-    small = PIL.Image.fromarray(image)
-    small.thumbnail((longest_px,) * 2)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
-    return buffer.getvalue()
+def summed(evidence: Sequence[ClassRows], before: Learned | None, empty: State) -> State:
+    """The sums of all evidence: those of before, and what came or went since. Exact either way."""
+    if before is None or (before.state.space, before.state.dim) != (empty.space, empty.dim):
+        state, held = empty, {}
+    else:
+        state = copy.deepcopy(before.state)  # others may be reading that one
+        held = {one.id: one for one in before.evidence}
+    for one in evidence:
+        old = held.pop(one.id, None)
+        if old is not None and old.shot_ids == one.shot_ids and old.folded is one.folded is None:
+            continue
+        if old is not None and one.id in state:
+            state.remove(one.id)
+        state.add(one.id, one.rows)
+        if one.folded is not None:
+            state.add_statistics(one.id, one.folded)
+    for gone in held:
+        if gone in state:
+            state.remove(gone)
+    _ = state.total  # worked out here, because threads that read it must not
+    return state
 
 
 def _most_common(moments: Sequence[Moment]) -> str:
@@ -839,7 +903,7 @@ def _give_voice(store: Store) -> None:
     StoreLedger(store)
 
 
-def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:
+def _batches(images: Iterable[tuple[str, Given]]) -> Iterator[list[tuple[str, Any]]]:
     """Files by the batch; a frame at once, because the next one may be long in coming."""
     batch: list[tuple[str, Any]] = []
     for item in images:

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from accrue.errors import AccrueError
 from accrue.learn import quantise
 from accrue.learn.decision import MAYBE, UNKNOWN
 from accrue.learn.smooth import Smoothed, Smoother
 from accrue.service.box import Box, Learned, Prediction, named, thumbnail
-from accrue.service.settings import Settings
+from accrue.service.knowledge import Knowledge, same
 from accrue.service.unknown import Queue
 from accrue.vision.gate import NEW, UNCHANGED, Gate
 from accrue.vision.live import ENDED, Live, Status
@@ -25,7 +24,6 @@ from accrue.vision.sources import Frame
 
 Floats32 = NDArray[np.float32]
 THUMBNAIL_PX = 160  # of a moment that is kept to be asked about
-POLL_S = 0.2  # between two looks at whether something was taught
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,15 @@ class Sighting:
     """What one camera shows at one frame.
 
     Attributes:
-        camera: its name. at: Unix seconds at which the frame was read. frame: the frame.
+        number: of the camera, from 0. camera: its name.
+        at: Unix seconds at which the frame was read. frame: the frame.
         gate: `new`, `unchanged` or `blurred`: only a new frame went through the encoder.
         answer: over the last frames; its `verdict` is that of `accrue.learn.smooth.Smoothed`.
         votes, of: frames that gave this answer, and frames counted.
         stages_ms: milliseconds by stage (gate, encode, decide) of this frame.
     """
 
+    number: int
     camera: str
     at: float
     frame: Frame
@@ -50,58 +50,9 @@ class Sighting:
     stages_ms: dict[str, float]
 
 
-class Knowledge:
-    """What was learned, kept up to date by a thread, and swapped in whole when it is ready.
-
-    Until then the one before answers, so that teaching never stops the cameras.
-
-    Args:
-        settings: of the state folder to read. remark: is told of a state that cannot be read.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        remark: Callable[[str], object] = lambda _: None,
-        poll_s: float = POLL_S,
-    ) -> None:
-        self._box = Box(settings, remark=remark)
-        self._remark, self._poll_s = remark, poll_s
-        self._over = threading.Event()
-        self.current = self._ready()
-        self._thread = threading.Thread(target=self._run, name="knowledge", daemon=True)
-        self._thread.start()
-
-    def _ready(self) -> Learned:
-        self._box.require_same_space()
-        learned = self._box.learned()
-        if learned.shots or learned.texts:
-            _ = learned.choice, learned.calibration, learned.refusals
-        return learned
-
-    def _run(self) -> None:
-        said = ""
-        while not self._over.wait(self._poll_s):
-            try:
-                found = self._ready()
-                said = ""
-            except AccrueError as error:
-                if error.message != said:
-                    said = error.message
-                    self._remark(f"what was taught cannot be read: {error.message}")
-                continue
-            self.current = found
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join()
-        self._box.close()
-
-
 class _Camera:
-    def __init__(self, live: Live, gate: Gate, smoother: Smoother) -> None:
-        self.live, self.gate, self.smoother = live, gate, smoother
+    def __init__(self, number: int, live: Live, gate: Gate, smoother: Smoother) -> None:
+        self.number, self.live, self.gate, self.smoother = number, live, gate, smoother
         self.knew: Learned | None = None
 
 
@@ -131,8 +82,8 @@ class Watch:
         self.knowledge = Knowledge(box.settings, remark=remark)
         self._arrived = threading.Condition()
         self._cameras = [
-            _Camera(opened(source, self._arrived), Gate(blurred=box.settings.blur), Smoother())
-            for source in sources
+            _Camera(n, opened(source, self._arrived), Gate(blurred=box.settings.blur), Smoother())
+            for n, source in enumerate(sources)
         ]
         self._turn = 0
         self._parts = ExitStack()
@@ -143,6 +94,10 @@ class Watch:
     @property
     def cameras(self) -> list[Status]:
         return [camera.live.status for camera in self._cameras]
+
+    def newest(self, camera: int) -> Frame | None:
+        """The newest frame of a camera, looked at or not; cameras count from 0."""
+        return self._cameras[camera].live.newest
 
     def __enter__(self) -> Watch:
         return self
@@ -198,9 +153,10 @@ class Watch:
         watch = _Stopwatch(stages)
         judged = camera.gate.judge(frame.image)
         watch.split("gate")
-        if learned is not camera.knew:  # what is known has changed: the votes are of before
+        if learned is not camera.knew:
+            if camera.knew is None or not same(camera.knew, learned):
+                camera.smoother.clear()  # what is known has changed: the votes are of before
             camera.knew = learned
-            camera.smoother.clear()
         if judged == NEW or (judged == UNCHANGED and not camera.smoother.full):
             settings = self._box.settings
             rows = self._box.encoder.encode_views(
@@ -223,7 +179,9 @@ class Watch:
                 named(frame.name, found.decision, learned.names), verdict=found.verdict
             )
         name = camera.live.status.name
-        return Sighting(name, frame.at, frame, judged, answer, found.votes, found.of, stages)
+        return Sighting(
+            camera.number, name, frame.at, frame, judged, answer, found.votes, found.of, stages
+        )
 
     def _ask_later(
         self, queue: Queue, camera: _Camera, frame: Frame, query: Floats32, found: Smoothed

@@ -214,6 +214,7 @@ class CaptureSource(_Base):
         self._cv2 = cv2 = _opencv()
         self._live = live
         self._capture: Any = None
+        self.fps = 0.0
         backend = getattr(cv2, api)
         if backend != cv2.CAP_ANY and not cv2.videoio_registry.hasBackend(backend):
             raise SourceError(
@@ -228,7 +229,10 @@ class CaptureSource(_Base):
             opened = self._capture.isOpened()
         except cv2.error as error:
             raise self._failed(f"cannot be opened: {_one_line(error)}") from error
-        if not opened:
+        if opened:
+            # of the video, 0 where it does not say; a camera's own figure is often made up
+            self.fps = 0.0 if live else max(0.0, self._capture.get(cv2.CAP_PROP_FPS) or 0.0)
+        else:
             self.close()
             raise self._failed("cannot be opened" if live else "is no video that OpenCV can read")
 
@@ -289,7 +293,7 @@ def open_source(
             paths = image_paths(spec.removeprefix(PLAY))
             return PlaySource(spec, paths, short_side=short_side, clock=clock)
         if match := _SCHEME.match(spec):
-            name = _PASSWORD.sub(r"\1:***@", spec)
+            name = without_password(spec)
             if match[1].lower() not in STREAM_SCHEMES:
                 raise UsageError(
                     f"{name} is a URL of kind {match[1]}; expected {', '.join(STREAM_SCHEMES)}",
@@ -307,6 +311,11 @@ def open_source(
     if _is_video(path):
         return CaptureSource(str(path), shown(path), live=False, clock=clock)
     return FileSource(shown(path), image_paths(path), short_side=short_side, clock=clock)
+
+
+def without_password(spec: str) -> str:
+    """The same with `***` for the password of a URL."""
+    return _PASSWORD.sub(r"\1:***@", spec)
 
 
 def is_stream(spec: str) -> bool:

@@ -1,0 +1,150 @@
+"""What answers: the newest evidence at once, and the best head for it when that is worked out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from accrue.errors import AccrueError
+from accrue.learn.choice import Choice
+from accrue.learn.cosine import Cosine
+from accrue.learn.leave_one_out import leave_half_out
+from accrue.service.box import Box, Learned
+from accrue.service.settings import Settings
+
+POLL_S = 0.2  # between two looks at whether something was taught
+REST = 3.0  # times what choosing took, before it is done again: a quarter of a core at most
+MANY_SHOTS = 200  # from which on a start answers by the usual head first
+FEW_SHOTS = 200  # that such a first answer is calibrated on
+
+
+class Knowledge:
+    """What was learned, kept up to date by threads, and swapped in whole when it is ready.
+
+    Until then the one before answers, so that teaching never stops the cameras. What was taught is
+    answered within a second: only what changed is read, and the head that was chosen before is
+    solved again. Which head is best, and what known shots score when they are left out, is worked
+    out beside that, in a thread of its own that rests three times as long as it works; till then
+    the calibration is that of the evidence before, which one shot more hardly moves.
+
+    Args:
+        settings: of the state folder to read. remark: is told of a state that cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        remark: Callable[[str], object] = lambda _: None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._box = Box(settings, remark=remark)
+        self._remark, self._poll_s = remark, poll_s
+        self._over = threading.Event()
+        self._reading = threading.Lock()
+        self._box.require_same_space()
+        self._evidence = self._box.learned()
+        self._chooser: threading.Thread | None = None
+        self._chosen: Learned | None = None
+        self._choose_again, self._rest_until = False, 0.0
+        self.current = self._first()
+        self._thread = threading.Thread(target=self._run, name="knowledge", daemon=True)
+        self._thread.start()
+
+    def _first(self) -> Learned:
+        evidence = self._evidence
+        if len(evidence.shots) < MANY_SHOTS or self._box.settings.chosen_head() is not None:
+            return prepared(evidence)
+        self._choose_again = True
+        head = Cosine(texts=evidence.texts)
+        served = head.solve(evidence.state)
+        few = evidence.shots[:: max(1, len(evidence.shots) // FEW_SHOTS)]
+        left_out = leave_half_out(served, few, self._box.settings.predict_views)
+        return prepared(evidence.answered_by(Choice(head, served, left_out, "for the start", {})))
+
+    def _run(self) -> None:
+        said = ""
+        while not self._over.wait(self._poll_s):
+            try:
+                with self._reading:
+                    self._box.require_same_space()
+                    evidence = self._box.learned()
+                self._follow(evidence)
+                said = ""
+            except AccrueError as error:
+                if error.message != said:
+                    said = error.message
+                    self._remark(f"what was taught cannot be read: {error.message}")
+
+    def _follow(self, evidence: Learned) -> None:
+        if evidence is not self._evidence:
+            quick = self._quick(evidence, self.current)
+            self._evidence, self._choose_again = evidence, quick is not None
+            self.current = quick or prepared(evidence)  # without it, choosing does not take long
+        if self._chosen is not None and (self._chooser is None or not self._chooser.is_alive()):
+            chosen, self._chosen = self._chosen, None
+            newest = chosen if same(chosen, evidence) else self._quick(evidence, chosen)
+            self.current = newest or self.current
+        idle = self._chooser is None or not self._chooser.is_alive()
+        if self._choose_again and idle and time.monotonic() >= self._rest_until:
+            self._choose_again = False
+            self._chooser = threading.Thread(
+                target=self._choose, args=(replace(self._evidence),), name="choosing", daemon=True
+            )
+            self._chooser.start()
+
+    @staticmethod
+    def _quick(evidence: Learned, before: Learned) -> Learned | None:
+        """The evidence with the head of before; None where that is no good for it."""
+        if not evidence.shots or not before.shots or not before.calibration.ready:
+            return None
+        if before.texts.keys() != evidence.texts.keys() or any(
+            (before.texts[c] != evidence.texts[c]).any() for c in evidence.texts
+        ):
+            return None  # the head holds the texts
+        try:
+            return prepared(evidence.answered_by(before.choice))
+        except AccrueError:  # a head that needs rows, where they were folded since
+            return None
+
+    def _choose(self, evidence: Learned) -> None:
+        started = time.monotonic()
+        try:
+            self._chosen = prepared(evidence)
+        except AccrueError as error:
+            self._remark(f"no head could be chosen: {error.message}")
+        self._rest_until = time.monotonic() + REST * (time.monotonic() - started)
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Lets go of the state folder, so that its database can be exchanged."""
+        with self._reading:
+            self._box.close()
+            yield
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._box.close()
+
+
+def prepared(learned: Learned) -> Learned:
+    """The same, with everything worked out that an answer needs."""
+    if learned.shots or learned.texts:
+        _ = learned.choice, learned.calibration, learned.refusals
+    return learned
+
+
+def same(one: Learned, other: Learned) -> bool:
+    """Whether two are of the same evidence, so that what was answered by one stands."""
+    return (
+        one.shot_ids == other.shot_ids
+        and one.classes_of_shots == other.classes_of_shots
+        and one.names == other.names
+        and one.texts.keys() == other.texts.keys()
+        and one.refused.keys() == other.refused.keys()
+        and all(len(one.refused[c]) == len(other.refused[c]) for c in one.refused)
+    )
