@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from accrue.service.access import Access
     from accrue.service.http.server import Place
 
-NEEDED = ("starlette", "uvicorn", "websockets", "python_multipart", "segno", "cryptography")
+NEEDED = (
+    *("starlette", "uvicorn", "websockets", "jinja2"),
+    *("python_multipart", "segno", "cryptography"),
+)
 FIRST_CODE_S = 900
 THUMBNAILS_PX = 160  # of shots, where the setting is not given: the console shows them
 
@@ -59,6 +62,7 @@ def run(
     """Run the device: watch, answer, learn when asked, and show itself in a browser."""
     _require_packages()
     from accrue.service.access import OWNER, Access
+    from accrue.service.console import console_routes
     from accrue.service.daemon import Device
     from accrue.service.http.server import Service, write_address
     from accrue.service.logs import set_up
@@ -79,7 +83,8 @@ def run(
             write_address(settings.state, service.place)
             notifier.ready(f"{count(len(cameras), 'camera')}, {service.place.url}")
 
-        service = Service(device, access, plain=plain_http, started=started)
+        pages = console_routes(device, access)
+        service = Service(device, access, plain=plain_http, started=started, more=pages)
         parts.callback(service.socket.close)
         parts.callback(device.stop)
         device.start()
