@@ -24,10 +24,10 @@ SMALL = """() => [...document.querySelectorAll(
     if (!box.width || element.closest('.sr, .skip') || element.matches('.skip')) return false;
     if (element.matches('input[type=checkbox]')) {
       const label = element.closest('label').getBoundingClientRect();
-      return label.height < %d;
+      return label.height < LEAST;
     }
-    return box.height < %d - 0.5 || box.width < %d - 0.5;
-  }).map((element) => element.outerHTML.slice(0, 120))""" % ((TARGET_PX,) * 3)
+    return box.height < LEAST - 0.5 || box.width < LEAST - 0.5;
+  }).map((element) => element.outerHTML.slice(0, 120))""".replace("LEAST", str(TARGET_PX))
 WIDER = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -296,7 +296,7 @@ def test_a_cut_in_mid_teach_loses_nothing(
     page.reload()  # it outlives the page
     page.wait_for_function("document.getElementById('waiting').hidden")
     with taught.device.reading() as box:
-        row, shots = box.show("washer")
+        _, shots = box.show("washer")
         assert len(shots) == 1
         assert box.history(1)[0].actor == "Cut"
     with taught.device.writing("test") as box:

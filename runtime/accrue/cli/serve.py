@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from accrue.service.http.server import Place
 
 NEEDED = (
-    *("starlette", "uvicorn", "websockets", "jinja2"),
-    *("python_multipart", "segno", "cryptography"),
+    *("starlette", "uvicorn", "jinja2", "websockets", "python_multipart", "segno"),
+    "cryptography",
 )
 FIRST_CODE_S = 900
 THUMBNAILS_PX = 160  # of shots, where the setting is not given: the console shows them
