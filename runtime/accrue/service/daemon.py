@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -18,9 +18,9 @@ from accrue import __version__
 from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.box import Box, Prediction, Receipt
 from accrue.service.burst import Burst
-from accrue.service.connected import Connected, is_member
 from accrue.service.events import ANSWER, CAMERA, CLASSES, FLEET, JOB, TEACH, UNKNOWN, Events
 from accrue.service.jobs import Job, Jobs
+from accrue.service.member import Member
 from accrue.service.settings import Settings
 from accrue.service.teaching import OPEN, RECORDING, TeachSession
 from accrue.service.unknown import FILE_NAME as UNKNOWN_FILE
@@ -130,6 +130,7 @@ class Device:
         self._alive, self._opened = alive, opened
         self._reader: Box | None = None
         self._watch: Watch | None = None
+        self._member: Member | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
@@ -141,7 +142,6 @@ class Device:
         self._head = 0
         self._unknown: tuple[int, int] = (0, 0)
         self._lock_file: IO[str] | None = None
-        self._connected: Connected | None = None
 
     # ---- life -----------------------------------------------------------------------------------
 
@@ -160,25 +160,23 @@ class Device:
             self._watch = Watch(self.box.beside(), self.sources, remark=self._remark, **extra)
             self._head = self._newest_entry(self._reader)
             self._unknown = self._unknown_stamp()
+            self._member = Member(self.box.beside, self._fleet_told)
         except BaseException:
             self.stop()
             raise
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
-        self._connected = Connected(
-            self.box.beside, lambda text: self.events.publish(FLEET, text=text)
-        )
 
     def stop(self) -> None:
         """Ends everything in order; may be called twice."""
         self._over.set()
-        if self._connected is not None:
-            self._connected.close()
-            self._connected = None
         for session in list(self.teaching.values()):
             if session.state in OPEN:
                 session.cancel()
         self.jobs.close()
+        if self._member is not None:
+            self._member.close()
+            self._member = None
         if self._thread is not None:
             self._thread.join(timeout=10)
             self._thread = None
@@ -254,13 +252,10 @@ class Device:
     def released(self, actor: str) -> Iterator[Box]:
         """The only one that has the state folder: for putting another database into its place."""
         with self._write_lock, self._read_lock:
-            watch = self._watch
-            if watch is None or self._reader is None:
+            watch, member = self._watch, self._member
+            if watch is None or member is None or self._reader is None:
                 raise Conflict("the device is not running", hint="start it")
-            with ExitStack() as parts:
-                parts.enter_context(watch.knowledge.released())
-                if self._connected is not None:
-                    parts.enter_context(self._connected.released())
+            with member.released(), watch.knowledge.released():
                 self._reader.close()
                 try:
                     yield self.box
@@ -346,11 +341,12 @@ class Device:
         }
 
     def fleet(self) -> dict[str, Any] | None:
-        """As of `Connected.view`; None: this device belongs to no fleet."""
-        if self._connected is None or not is_member(self.box):
-            return None
-        with self.writing("") as box:
-            return self._connected.view(box)
+        """How the device stands in its fleet (`accrue fleet status`); None where it is in none."""
+        return None if self._member is None else self._member.view()
+
+    def _fleet_told(self, text: str) -> None:
+        log.info("fleet: %s", text)
+        self.events.publish(FLEET, message=text)
 
     # ---- teaching from a camera -----------------------------------------------------------------
 

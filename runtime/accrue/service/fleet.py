@@ -10,7 +10,6 @@ from pathlib import Path
 from accrue import __version__
 from accrue.errors import AccrueError, Conflict, FormatError, NotFound
 from accrue.service.box import Box
-from accrue.service.connected import is_member
 from accrue.store.failures import translated
 from accrue.sync.clock import COUNTER_BITS, wall_clock_ms
 from accrue.sync.endpoint import Endpoint
@@ -123,7 +122,7 @@ class Fleet:
         return Membership.load(self.folder)
 
     def is_member(self) -> bool:
-        return is_member(self.box)
+        return (self.folder / "membership.json").exists()
 
     # ---- joining and leaving --------------------------------------------------------------------
 
