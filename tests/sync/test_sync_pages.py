@@ -11,7 +11,9 @@ from make_samples import DATA, DIM, ROWS
 
 from accrue.sync import chunks, contribution, parts, signed
 from accrue.sync.clock import SKEW_MS, Clock
+from accrue.sync.link import Message
 from accrue.sync.replica import MemoryLedger
+from accrue.sync.topics import BY_NAME, Topics
 from accrue.sync.trust import REASONS
 
 REFERENCE = DATA.parents[2] / "docs" / "reference"
@@ -145,3 +147,36 @@ def test_a_shot_and_five_take_the_bytes_that_the_page_says() -> None:
     assert told is not None
     assert abs(one - int(told[1])) < 10
     assert abs(five - int(told[2].replace(",", ""))) < 40
+
+
+def packets(of: MemoryLedger) -> int:
+    """Bytes of the PUBLISH packets that carry what a device says, headers and topics included."""
+    topics, total = Topics(of.scope.fleet), 0
+    where = {"device": of.device, "set": of.scope.class_set, "space": of.scope.space16}
+    for class_id in of.owned():
+        own = of.own(class_id)
+        topic = topics.path("class", **where, class_id=class_id)
+        total += Message(topic, own.envelope, BY_NAME["class"]).packet_bytes
+        for sha256, data in own.parts.items():
+            for i, chunk in enumerate(chunks.cut(data)):
+                topic = topics.path("data", **where, sha256=sha256, chunk=i)
+                total += Message(topic, chunk, BY_NAME["data"]).packet_bytes
+    return total
+
+
+def wide(device: str = DEVICES[0]) -> MemoryLedger:
+    scope = contribution.Scope("farm", "default", SCOPE.space, 512)
+    return MemoryLedger(scope, device, key_for(device), Clock(now_ms=lambda: NOW_MS))
+
+
+def test_a_class_of_five_shots_takes_less_than_6000_bytes_on_the_wire() -> None:
+    """512 values, one view a shot; taught and sent together, and sent one by one."""
+    together, one_by_one = wide(), wide()
+    for seed in range(5):
+        together.teach("hex bolt", rows(seed, 1, 512))
+        one_by_one.teach("hex bolt", rows(seed, 1, 512))
+        packets(one_by_one)
+    figures = packets(together), packets(one_by_one)
+    print("bytes of a class of five shots, sent together and one by one:", *figures)
+    assert figures[0] < 5_500
+    assert figures[1] < 6_000

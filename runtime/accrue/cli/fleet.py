@@ -238,7 +238,7 @@ def sync(
             "roster": following.trust.version,
             "sent": exchange.figures.sent,
             "received": exchange.figures.applied,
-            "refused": dict(following.inbox.refused),
+            "refused": following.refused,
             "manifest": following.installed.number,
             "problems": [error.message for error in exchange.problems.values()],
             "events": lines,

@@ -939,12 +939,12 @@ def canary(
         head = workspace.head(scope)
         chosen = [
             member.name
-            for device, member in sorted(workspace.roster().devices.items())
+            for device, member in workspace.roster().devices.items()
             if head and head.canary and head.canary.chooses(device)
         ]
-    _stepped(step, as_json, devices=chosen)
+    _stepped(step, as_json, devices=sorted(chosen))
     if not as_json and percent:
-        note(f"on: {', '.join(chosen) or 'no device; try a larger share'}")
+        note(f"on: {', '.join(sorted(chosen)) or 'no device; try a larger share'}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ class set the manifest, which is fetched, installed under the guard, and reporte
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,10 @@ from accrue.sync.report import TEN_THOUSANDTHS, TEXT_LIMIT, NextKey, Report, Set
 from accrue.sync.roster import Roster, RosterHead, RosterTrust, open_roster
 from accrue.sync.shelf import StoreLedger
 from accrue.sync.topics import Address
+from accrue.sync.trust import Reason
 
 OUTBOX_FILE = "outbox.db"
+_BY_ROSTER: tuple[Reason, ...] = ("unknown-device", "revoked", "forged")
 
 
 class _Timed(StoreLedger):
@@ -92,6 +95,7 @@ class Following:
         self._outbox = DiskOutbox(fleet.folder / OUTBOX_FILE)
         self._reported: Report | None = None
         self._reported_bytes: bytes | None = None
+        self._refused_before: Counter[Reason] = Counter()
         self._looking = False
         self._connection = 0
         self._head: ManifestHead | None = None
@@ -146,6 +150,12 @@ class Following:
             and self._manifest is None
         )
 
+    @property
+    def refused(self) -> dict[str, int]:
+        """Messages that were not taken, by reason, without harmless repetitions."""
+        found = self.inbox.refused.items()
+        return {reason: n for reason, n in found if n and reason != "replayed"}
+
     def name_of(self, device: str) -> str:
         roster = self.trust.roster
         member = roster.devices.get(device) if roster else None
@@ -186,6 +196,7 @@ class Following:
             )
         if head.version > self.trust.version:
             self._fetching.add("roster")
+            self._refused_before = self.inbox.refused.copy()
             self.exchange.fetch(
                 head.content.sha256, lambda content: self._new_roster(payload, content)
             )
@@ -252,7 +263,8 @@ class Following:
         changed = [d for d, m in roster.devices.items() if known.get(d) != m]
         changed = [d for d in changed if d != self.identity.device]
         if changed and self.exchange.link.is_up:
-            self.inbox.refused.pop("unknown-device", None)  # it is asked for again
+            for reason in _BY_ROSTER:  # refused by the old one since: it is asked for again
+                self.inbox.refused[reason] = self._refused_before[reason]
             self._looking = True
             self.exchange.look_again(self._looked)
 
@@ -450,7 +462,7 @@ class Following:
             roster=self.trust.version,
             unsent=len(self.ledger.unsent()),
             lag_ms=self.ledger.lag_ms,
-            refused={reason: n for reason, n in self.inbox.refused.items() if reason != "replayed"},
+            refused=self.refused,
             sets=(
                 SetReport(
                     scope.class_set,

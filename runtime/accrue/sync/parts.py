@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,6 +180,7 @@ def arrange(
     before: Sequence[Part],
     items: Mapping[str, Item],
     load: Callable[[str], Rows | Statistics],
+    loose: Collection[str] = (),
 ) -> tuple[tuple[Part, ...], dict[str, bytes]]:
     """The parts that hold exactly these items, with as few new bytes as is sensible.
 
@@ -194,13 +195,18 @@ def arrange(
         before: the parts as they were. items: subject to what is to be listed.
         load: the content of a subject: int16 (n_rows, dim), or statistics. Called only for what
             is packed.
+        loose: SHA-256 of parts that were never sent, so that packing them anew costs nothing:
+            what is new goes together with them.
 
     Returns:
         The parts, and the bytes of the new ones by their SHA-256.
     """
     kept: list[Part] = []
     waiting = dict(items)
+    is_changing = items.keys() != {m.subject for part in before for m in part.members}
     for part in before:
+        if is_changing and part.kind == "rows" and part.sha256 in loose:
+            continue
         if all(m.subject in items and items[m.subject].n_rows == m.n_rows for m in part.members):
             kept.append(_listed(part, part.members, items))
             for member in part.members:
