@@ -451,10 +451,7 @@ def test_a_running_device_follows_its_fleet_joins_late_and_goes_on_after_a_resto
                 return {row.name for row in box.classes()}
 
         wait_for(lambda: "bolt" in names())
-        wait_for(lambda: device.fleet() is not None)
-        fleet = device.fleet()
-        assert fleet is not None
-        assert (fleet["fleet"], fleet["peers"]) == ("plant", 1)
+        wait_for(lambda: (device.fleet() or {}).get("peers") == 1)
         with device.writing("olga") as box:
             list(box.teach("gear", [(str(path), path) for path in photos[1]]))
         wait_for(lambda: (device.fleet() or {}).get("unsent") == 0)
