@@ -16,6 +16,7 @@ from accrue.cli import (
     evaluate,
     fleet,
     journal,
+    serve,
     sets,
     unknown,
     watch,
@@ -48,6 +49,9 @@ app.add_typer(device.config_app, name="config")
 app.command()(ask.predict)
 app.command()(ask.why)
 app.command()(watch.watch)
+app.command("run")(serve.run)
+app.command()(serve.pair)
+app.add_typer(serve.access_app, name="access")
 app.command()(evaluate.evaluate)
 app.command()(journal.history)
 app.command()(journal.undo)

@@ -16,7 +16,7 @@ FILE_NAME = "access.db"
 VIEWER, OPERATOR, OWNER = ROLES = ("viewer", "operator", "owner")
 CODE_SECONDS = 300
 CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford: no I, L, O, U
-CODE_LENGTH = 8  # 40 bits; with `MOST_TRIES` a minute, one in 10^9 is guessed before it expires
+CODE_LENGTH = 8  # 40 bits; with `MOST_TRIES` a minute, a guess hits one in 10^10 times
 MOST_TRIES, TRIES_WITHIN_S = 20, 60.0
 MOST_GRANTS, LONGEST_NAME = 200, 80
 SEEN_EVERY_S = 60.0  # that `seen` is written at most; a disk is not for every request
