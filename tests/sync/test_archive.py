@@ -20,7 +20,7 @@ from accrue.sync.replica import MemoryLedger
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SAMPLES = Path(__file__).resolve().parents[1] / "data" / "classset"
-CLASS_SETS = sorted(path for path in SAMPLES.iterdir() if path.is_dir())
+CLASS_SETS = sorted(path for path in SAMPLES.glob("*") if path.is_dir())
 
 
 def heard(device: str = "d0ck00000003") -> list[Heard]:
