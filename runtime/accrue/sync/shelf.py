@@ -609,15 +609,6 @@ class StoreLedger:
             self._considered[class_id] = new.revision
         self._hold(key, new)
 
-    def outran(self, class_id: str, revision: int) -> None:
-        """The fleet has a revision of this device that is none of this state: it was restored.
-
-        What the state says now takes its place.
-        """
-        with self._writing() as db:
-            self._clock.observe(revision)
-            self._say_again(db, class_id, revision)
-
     def _settle(
         self,
         db: sqlite3.Connection,

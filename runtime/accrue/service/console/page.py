@@ -147,6 +147,7 @@ class Pages:
                 "modules": ["app.js", *modules],
                 "cli": cli,
                 "plain": _overheard(request),
+                "event": self.device.events.last,
                 "waiting_unknown": 0,
                 "problem": told(words, said.error),
                 "done": {"text": said.text, "entry": said.entry, "go": request.url.path}

@@ -39,12 +39,13 @@ class Asked:
         self.request, self.device, self.access, self.pages = request, device, access, pages
         self.grant = grant_of(request)
         self.said = pages.said(request)
+        self.event = device.events.last  # before anything is read
 
     def query(self, name: str) -> str:
         return self.request.query_params.get(name, "")[:200]
 
     def show(self, page: str, **values: Any) -> Response:
-        return self.pages.show(self.request, page, said=self.said, **values)
+        return self.pages.show(self.request, page, said=self.said, event=self.event, **values)
 
 
 # ---- screens ------------------------------------------------------------------------------------

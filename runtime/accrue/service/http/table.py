@@ -28,7 +28,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from accrue.errors import AccessDenied, AccrueError, Conflict, UsageError
-from accrue.service.http.problems import NotSignedIn, TooLarge, problem, unexpected
+from accrue.service.http.problems import AtWork, NotSignedIn, TooLarge, problem, unexpected
 from accrue.service.http.schema import plain, read, read_text
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Runner:
             raise UsageError("Idempotency-Key is longer than 200 characters")
         known = call.grant.id, key
         if known in self._under_way:
-            raise Conflict("this request is at work already", hint="ask again in a second")
+            raise AtWork("this request is at work already", hint="ask again in a second")
         if reply := self.replies.get(*known):
             if reply.digest != digest.hexdigest():
                 raise Conflict(
