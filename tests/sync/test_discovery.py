@@ -204,6 +204,15 @@ def test_what_was_not_acknowledged_is_said_again_after_a_new_connection(tmp_path
     assert found.due() == first
 
 
+def test_what_the_broker_refused_is_left_until_there_is_a_new_connection(tmp_path: Path) -> None:
+    found = home(tmp_path)
+    (only,) = found.due()
+    found.refused(only)
+    assert found.is_settled
+    found.reconnected()
+    assert found.due() == [only]
+
+
 def test_an_unreadable_list_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "home-assistant.json").write_text('{"topics": {"other/topic": {}}}')
     found = home(tmp_path)
