@@ -212,6 +212,11 @@ class HomeAssistant:
 
     def _announce(self) -> None:
         current = self.topic if self._prefix else None
+        if any(_VERSION in parts for parts in self._told.values()) and not (
+            current and _VERSION in self._wanted
+        ):  # first, so that the list still knows of it where this is interrupted
+            topic = self._topics[_VERSION]
+            self._due[topic] = Publication(BY_NAME[_VERSION], topic, b"")
         for topic in self._told:
             if topic != current:
                 self._due[topic] = Publication(ANNOUNCEMENT, topic, b"")
