@@ -58,3 +58,21 @@ environment() {
         say "Installed in $((SECONDS - started)) s."
     fi
 }
+
+# from_system PACKAGE WHAT    sees to it that the program of that name is there, for WHAT
+#
+# It is installed from the system's packages where that needs no password.
+from_system() {
+    local package=$1 what=$2 root=()
+    if [ -x "$(command -v "$package" || echo "/usr/sbin/$package")" ]; then return; fi
+    if [ "$(id -u)" != 0 ]; then root=(sudo -n); fi
+    if command -v apt-get >/dev/null && "${root[@]}" true 2>/dev/null; then
+        say "Installing $package from the system's packages ..."
+        local install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive
+            apt-get -qq install -y --no-install-recommends "$package")
+        if "${install[@]}" >/dev/null 2>&1; then return; fi
+        if "${root[@]}" apt-get -qq update >/dev/null && "${install[@]}" >/dev/null; then return; fi
+    fi
+    say "Not here, and cannot be installed from here: $package, for $what; type: sudo apt-get install $package"
+    return 1
+}

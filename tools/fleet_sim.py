@@ -40,6 +40,7 @@ from simulation.relaying import relaying
 
 ANSWER_S = 240.0  # the longest that a process may take to answer
 POLL_S = 0.25
+TOLD = 8  # devices that lack something, when time is up
 LATENCY_TARGETS = (50, 95, 99)
 LARGEST = {"devices": 5000, "classes": 1000, "shots": 1000, "processes": 64}
 
@@ -90,15 +91,23 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def wait_for(what: str, ask: Callable[[], bool], until: float, also: Callable[[], None]) -> float:
+def wait_for(
+    what: str,
+    ask: Callable[[], bool],
+    until: float,
+    also: Callable[[], None],
+    workers: Workers,
+) -> float:
     """Seconds that it took.
 
     Raises:
-        UsageError: it had not come when time was up.
+        UsageError: it had not come when time was up; a few of the devices are told of.
     """
     began = time.monotonic()
     while not ask():
         if time.monotonic() > until:
+            for line in [line for found in workers.ask("behind") for line in found][:TOLD]:
+                say(line)
             raise UsageError(f"time is up and this has not come: {what}", hint="--seconds")
         also()
         time.sleep(POLL_S)
@@ -220,7 +229,7 @@ def measured(
         now = workers.status()
         return all(now[key] == count for key, count in expected.items())
 
-    startup_s = wait_for("all devices ready", started, until, listen)
+    startup_s = wait_for("all devices ready", started, until, listen, workers)
     say(f"ready after {startup_s:.1f} s; {plan.classes * plan.shots} teaches, {plan.rate:g}/s")
     cpu_before, _ = faulty.load()
     sys_before = meter.counters()
@@ -254,6 +263,7 @@ def measured(
         lambda: workers.status()["behind"] == 0,
         until,
         listen,
+        workers,
     )
     figures = workers.ask("figures")
     last_taught = max(at for *_, at in taught)
@@ -263,6 +273,7 @@ def measured(
         lambda: workers.status()["settled"] == plan.devices,
         until,
         listen,
+        workers,
     )
     cpu_s, peak_rss = faulty.load()
     load_after = os.getloadavg()[0]
@@ -375,8 +386,9 @@ def report(
         "network": network,
         "device_processes": {
             "cpu_s": round(sum(one["cpu_s"] for one in figures), 2),
+            "cpu_s_while_teaching": round(sum(one["cpu_s_while_teaching"] for one in figures), 2),
             "peak_rss_bytes": [one["peak_rss_bytes"] for one in figures],
-            "refused": dict(refused),
+            "messages_refused": dict(refused),
             **dict(sums),
         },
         "digests": dict(sorted(digests.items())),

@@ -3,9 +3,11 @@
 AccrueError                     exit 1
 ├── UsageError                  exit 2   the words of the call are off
 ├── NotFound                    exit 3   a class, shot, journal entry, file or folder is not there
+├── AccessDenied                exit 4   whoever asks is not known, or may not do that
 ├── Conflict                    exit 5   it is there, but something else stands in the way
 │   └── SpaceMismatch                    statistics of two embedding spaces would have mixed
 ├── Refused                     exit 6   a quality gate said no; nothing was changed
+├── RateLimited                 exit 1   too much at once; retrying later is safe
 ├── RowsError                   exit 1   rows that cannot be embeddings (NaN, wrong width, too many)
 ├── FormatError                 exit 1   bytes of ours that do not parse (state, backup)
 │   ├── FutureVersion                    ... because a newer Accrue wrote them
@@ -75,6 +77,14 @@ class Conflict(AccrueError):
 
 class SpaceMismatch(Conflict):
     pass
+
+
+class AccessDenied(AccrueError):
+    exit_code = 4
+
+
+class RateLimited(AccrueError):
+    retryable = True
 
 
 class Refused(AccrueError):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from accrue.cli.main import hoisted, main
+from accrue.cli.main import GLOBAL_FLAGS, main
+from accrue.cli.run import hoisted
 
 Photos = dict[str, list[Path]]
 
@@ -485,7 +486,16 @@ def test_completion_prints_a_script(accrue: Any, shell: str) -> None:
 
 def test_global_flags_may_stand_anywhere_but_not_behind_two_dashes() -> None:
     words = ["class", "list", "--state", "a", "--bundle=b", "--", "--state", "c"]
-    assert hoisted(words) == ["--state", "a", "--bundle=b", "class", "list", "--", "--state", "c"]
+    assert hoisted(words, GLOBAL_FLAGS) == [
+        "--state",
+        "a",
+        "--bundle=b",
+        "class",
+        "list",
+        "--",
+        "--state",
+        "c",
+    ]
 
 
 def test_help_loads_neither_numpy_nor_the_encoder() -> None:

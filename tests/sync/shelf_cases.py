@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from accrue.learn.statistics import Rows
-from accrue.store import Store
+from accrue.store import Store, fleet
 from accrue.sync.contribution import Contribution
 from accrue.sync.ledger import Applied, Heard
 from accrue.sync.shelf import StoreLedger
@@ -41,6 +41,65 @@ class Wall:
         return self.now_s
 
 
+class Loyal(StoreLedger):
+    """A ledger that makes sure that telling the others never changes what the operator did."""
+
+    def speak(self, db: Any) -> None:
+        untold = fleet.untold(db)
+        if untold == []:
+            return
+        before = _seen(db)
+        super().speak(db)
+        after = _seen(db)
+        for what in self._promised(db, untold or []):
+            for key, value in before[what].items() ^ after[what].items():
+                if what == "name" and key not in before["name"]:
+                    continue  # of a class that came back, or that shows a name that became free
+                if not self._may_differ(what, key, value, before, after):
+                    raise AssertionError(f"{what} {key}: was {before[what]}, is {after[what]}")
+
+    def _promised(self, db: Any, untold: list[Any]) -> list[str]:
+        verb = self._verb(db)
+        promised = ["shot", "sum"]
+        if verb in ("refuse", "allow"):
+            promised += ["refusal"]
+        if verb in ("merge", "rename", "relabel", "split", "remove"):
+            promised += ["class", "text"]
+        if verb == "merge":
+            promised += ["target"]
+        if not any(one[0] == "tombstone" for one in untold):  # else names come back with a class
+            promised += ["name"]
+            if verb in ("undo", "redo"):
+                promised += ["class", "text", "target"]
+        return promised
+
+    def _verb(self, db: Any) -> str:
+        newest = db.execute("SELECT verb FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+        return newest[0] if newest else ""
+
+    def _may_differ(self, what: str, key: str, value: Any, before: Any, after: Any) -> bool:
+        there = {*before["shot"].values(), *before["sum"].values()}
+        if not (there - before["class"].keys()).isdisjoint((key, value)):
+            return True  # an undo leaves a class there that holds what others gave
+        if what == "target" and before["target"][key] not in after["class"]:
+            return True  # what it counted as is gone
+        return what == "name" and before[what].get(key, value) not in before["class"]
+
+
+def _seen(db: Any) -> dict[str, dict[Any, Any]]:
+    """What is active, and how, by table."""
+    queries = {
+        "shot": "SELECT id, class_id FROM shot WHERE active = 1 AND (folded = 0 OR device = '')",
+        "sum": "SELECT id, class_id FROM folded WHERE active = 1",
+        "refusal": "SELECT id, class_id FROM refusal WHERE active = 1",
+        "name": "SELECT key, class_id FROM name WHERE active = 1",
+        "class": "SELECT id, name FROM class WHERE active = 1",
+        "target": "SELECT id, counts_as FROM class WHERE active = 1",
+        "text": "SELECT id, prompt FROM class WHERE active = 1",
+    }
+    return {what: dict(db.execute(query).fetchall()) for what, query in queries.items()}
+
+
 class Device:
     """A store, its ledger, and what a test does with them."""
 
@@ -51,10 +110,12 @@ class Device:
         wall: Wall | None = None,
         *,
         skew_s: float = 0.0,
+        kind: type[StoreLedger] = StoreLedger,
         join: bool = True,
         **options: Any,
     ) -> None:
         self.folder, self.id = Path(folder), device
+        self.kind = kind
         self.wall, self.skew_s = wall or Wall(), skew_s
         self.options = {"space_id": SPACE, "dim": DIM} | options
         self.open()
@@ -66,11 +127,11 @@ class Device:
             self.folder, clock=lambda: self.wall() + self.skew_s, **self.options
         )
         if self.store.joined is not None:
-            self.ledger = StoreLedger(self.store, no_key)
+            self.ledger = self.kind(self.store, no_key)
 
     def join(self) -> None:
         self.store.join_fleet(FLEET, self.id)
-        self.ledger = StoreLedger(self.store, no_key)
+        self.ledger = self.kind(self.store, no_key)
         self.ledger.catch_up()
 
     def reopen(self) -> None:
@@ -118,13 +179,20 @@ def exchange(*devices: Device) -> None:
     said = [each for device in devices for each in device.said()]
     for device in devices:
         device.hear(said)
+        if device.ledger.missing():  # purged here, and wanted again: at the next connection
+            device.hear(said)
     require_same(*devices)
+
+
+def require_sound(device: Device) -> None:
+    found = device.problems()
+    assert found == [], f"{device.id}: {found}"
 
 
 def require_same(*devices: Device) -> None:
     for device in devices:
-        assert device.problems() == [], (device.id, device.problems())
-        assert device.ledger.missing() == set()
+        require_sound(device)
+        assert device.ledger.missing() == set(), device.id
     assert len({device.ledger.view().digest() for device in devices}) == 1
     assert len({device.ledger.state().digest() for device in devices}) == 1
     first = devices[0].ledger

@@ -67,6 +67,16 @@ def test_messages_are_divided_in_order_and_within_the_limit(found, limit) -> Non
     assert all(len(Batch(E1, 0, group).to_bytes()) <= limit for group in groups)
 
 
+def test_a_relay_that_was_ready_once_is_not_followed_before_it_says_so_now() -> None:
+    found = follow()
+    found.connected(0)
+    found.relay_state(E1, True, 0, retained=True)
+    found.snapshot_complete()
+    assert found.direct(1)
+    found.relay_state(E1, True, 2)
+    assert not found.direct(2)
+
+
 def test_without_a_relay_it_listens_directly() -> None:
     found = follow()
     found.connected(0)

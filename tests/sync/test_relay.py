@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -142,17 +145,23 @@ def test_what_was_retained_before_it_came_is_left_to_the_snapshot(world: World) 
     assert world.reader.messages() == [(name, b"after")]
 
 
-def test_what_was_said_while_it_was_away_is_passed_on_when_it_is_back(world: World) -> None:
+def test_after_a_lost_connection_it_has_another_epoch(world: World) -> None:
     relay = world.relay()
     world.until(lambda: "ready" in world.reader.states())
     world.speaker.say(1, b"one")
     world.until(lambda: bool(world.reader.messages()))
+    world.reader.heard.clear()
+    before = relay.epoch
     relay.link.abort()
-    name = world.speaker.say(2, b"two")
-    world.until(lambda: len(world.reader.messages()) >= 2)
-    assert [m for m in world.reader.messages() if m[1] == b"two"] == [(name, b"two")]
-    assert [b.number for b in world.reader.batches()] == [1, 2]
-    assert len({b.epoch for b in world.reader.batches()}) == 1
+    world.until(lambda: "offline" in world.reader.states())
+    world.until(lambda: "ready" in world.reader.states())
+    world.speaker.say(2, b"two")
+    world.until(lambda: bool(world.reader.messages()))
+    (batch,) = world.reader.batches()
+    assert (batch.epoch, batch.number) == (relay.epoch, 1)
+    ended = [m.payload for m in world.reader.heard if b"offline" in m.payload]
+    assert [read_state(payload)[0] for payload in ended] == [before]
+    assert before != relay.epoch
 
 
 def test_a_killed_broker_is_followed_by_a_relay_that_goes_on(world: World) -> None:
@@ -224,3 +233,27 @@ def test_batches_stay_below_the_brokers_maximum(tmp_path: Path) -> None:
 )
 def test_a_state_that_cannot_be_read_says_nothing(payload: bytes) -> None:
     assert read_state(payload) == ("", "", {})
+
+
+def test_the_command_relays_until_it_is_interrupted(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "relay.password"
+    file.write_text(world.broker.passwords["relay"] + "\n")
+    words = ["fleet", "relay", "dock", "--broker", "127.0.0.1", "--no-tls", "--json"]
+    words += ["--port", str(world.broker.port), "--password-file", str(file)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accrue.cli.main", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        world.until(lambda: "ready" in world.reader.states())
+        name = world.speaker.say(1, b"x")
+        world.until(lambda: bool(world.reader.messages()))
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert world.reader.messages() == [(name, b"x")]
+    assert process.returncode == 130
+    assert json.loads(out.splitlines()[-1])["state"] == "ready"
+    world.until(lambda: "stopped" in world.reader.states())

@@ -14,8 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from accrue.learn.statistics import Rows
+from accrue.store import Store
 from accrue.sync.clock import Clock
 from accrue.sync.endpoint import Endpoint
 from accrue.sync.exchange import Exchange
@@ -23,8 +26,10 @@ from accrue.sync.inbox import Cache, Inbox
 from accrue.sync.ledger import Applied, Heard
 from accrue.sync.link import Loop, Timing
 from accrue.sync.replica import MemoryLedger
+from accrue.sync.shelf import StoreLedger
+from accrue.sync.topics import Address, Topics
 from accrue.sync.trust import KnownKeys
-from simulation.plan import Place, Plan, Teach, class_name, id_of_class, private_key
+from simulation.plan import FLEET, Place, Plan, Teach, class_name, id_of_class, private_key
 
 LOOP_S = 0.05
 TIMERS_S = 0.5  # how often each device looks at its own timers
@@ -42,6 +47,33 @@ class Observed(MemoryLedger):
         applied = super().hear(heard)
         self.seen.note(self.index, heard)
         return applied
+
+
+class ObservedStore(StoreLedger):
+    """A full device's ledger, which notes the same."""
+
+    index: int
+    seen: Events
+    store: Store
+
+    def hear(self, heard: Sequence[Heard]) -> Applied:
+        applied = super().hear(heard)
+        self.seen.note(self.index, heard)
+        return applied
+
+    def teach(self, name: str, rows: Rows) -> None:
+        self.store.add_shot(self.store.begin_teach(name, actor="simulated"), rows)
+
+    @classmethod
+    def made(cls, folder: Path, plan: Plan, device: str) -> ObservedStore:
+        folder.mkdir(parents=True)
+        scope = plan.scope
+        store = Store.open(folder, space_id=scope.space, dim=plan.dim, class_set=scope.class_set)
+        store.join_fleet(scope.fleet, device)
+        key = private_key(device, plan.seed)
+        ledger = cls(store, lambda revision, data: key.sign(data))
+        ledger.store = store
+        return ledger
 
 
 class Events:
@@ -84,6 +116,20 @@ class Events:
         return found
 
 
+class SharedTopics(Topics):
+    """Remembers what it took apart: a device takes each topic apart once, 500 devices do so 500
+    times."""
+
+    def __init__(self, fleet: str) -> None:
+        super().__init__(fleet)
+        self._parsed: dict[str, Address | None] = {}
+
+    def parse(self, topic: str) -> Address | None:
+        if topic not in self._parsed:
+            self._parsed[topic] = super().parse(topic)
+        return self._parsed[topic]
+
+
 @dataclass
 class Device:
     index: int
@@ -107,6 +153,7 @@ class _Worker:
         self._loop = Loop()
         self._trust = KnownKeys({d: private_key(d, plan.seed).public_key() for d in ids})
         cache = Cache() if plan.share else None
+        self._topics = SharedTopics(FLEET) if plan.share else None
         self._devices = [self._device(i, ids[i], place, cache) for i in mine]
         self._by_index = {device.index: device for device in self._devices}
         self._by_link = {device.exchange.link: device for device in self._devices}
@@ -117,11 +164,12 @@ class _Worker:
         self._behind: list[Device] = []
         self._converged_at = 0.0
         self._late_s = 0.0
+        self._cpu_before = 0.0
         self._running = True
 
     def run(self) -> None:
         gc.collect()
-        gc.freeze()  # a device is not 500 devices: the collector need not walk over all of them
+        gc.freeze()  # a device is not 500 devices: what is there need not be looked at again
         timers = opening = 0.0
         while self._running:
             if self._pipe.poll():
@@ -155,9 +203,11 @@ class _Worker:
             tls=plan.tls,
         )
         full = index < plan.full
+        ledger: Observed | ObservedStore
         if full:
-            raise NotImplementedError
-        ledger = Observed(plan.scope, device, private_key(device, plan.seed), clock)
+            ledger = ObservedStore.made(place.folder / device, plan, device)
+        else:
+            ledger = Observed(plan.scope, device, private_key(device, plan.seed), clock)
         ledger.index, ledger.seen = index, self._events
         inbox = Inbox(
             plan.scope,
@@ -166,7 +216,7 @@ class _Worker:
             ledger.part,
             known=ledger.revisions(),
             own=device,
-            cache=cache,
+            cache=None if full else cache,
         )
         exchange = Exchange(
             ledger,
@@ -175,6 +225,8 @@ class _Worker:
             loop=self._loop,
             timing=Timing(backoff_cap_s=BACKOFF_CAP_S),
         )
+        if self._topics is not None and not full:
+            exchange.topics = self._topics
         return Device(index, ledger, exchange, full)
 
     def _teach(self, due: float, teach: Teach) -> None:
@@ -218,6 +270,7 @@ class _Worker:
         }
 
     def _do_teach(self, start: float, teaches: Sequence[Teach]) -> None:
+        self._cpu_before = time.process_time()
         for teach in teaches:
             if teach.device in self._by_index:
                 heapq.heappush(self._waiting, (start + teach.at_s, teach))
@@ -231,6 +284,24 @@ class _Worker:
 
     def _do_latencies(self, teaches: Sequence[tuple[int, int, int, float]]) -> bytes:
         return self._events.latencies(teaches).tobytes()
+
+    def _do_behind(self) -> list[str]:
+        """Of devices that lack something, or are under way: how they stand."""
+        found = []
+        for device in self._devices:
+            exchange, follow = device.exchange, device.exchange.follow
+            lacks = sum(
+                device.ledger.revisions().get(key, 0) < revision
+                for key, revision in (self._target or {}).items()
+                if key[0] != device.ledger.device
+            )
+            if lacks or not exchange.is_settled:
+                found.append(
+                    f"{exchange!r} lacks {lacks}, waits for {len(exchange.inbox.wanted())} parts, "
+                    f"follows {follow.relay if follow.following else 'nobody'} "
+                    f"({follow.snapshots} snapshots, {follow.gaps} gaps)"
+                )
+        return found
 
     def _do_digests(self) -> dict[str, str]:
         """Of every device, from its own rows. Where two devices of a process hold the same rows,
@@ -265,6 +336,7 @@ class _Worker:
         return {
             "pid": os.getpid(),
             "cpu_s": usage.ru_utime + usage.ru_stime,
+            "cpu_s_while_teaching": time.process_time() - self._cpu_before,
             "peak_rss_bytes": usage.ru_maxrss * 1024,
             "late_s": self._late_s,
             "last_applied": max(self._events.times, default=0.0),

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accrue.errors import UsageError
+
+if TYPE_CHECKING:
+    from accrue.sync.difference import Difference
 
 SCHEMA = 1  # of everything that --json and --jsonl print; docs/reference/cli.md
 
@@ -97,3 +100,22 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield update
+
+
+def show_difference(change: Difference) -> None:
+    """For people: a line for each class, then what may be confused."""
+    rows: list[tuple[Any, ...]] = []
+    for sign, changes in (("+", change.added), ("~", change.changed), ("-", change.removed)):
+        for one in changes:
+            was = f" (was {one.was})" if one.was else ""
+            rows.append((sign, one.name + was, one.shots_before, one.shots_after))
+    if rows:
+        table(["", "class", "shots before", "after"], rows)
+    else:
+        note("no difference")
+    for pair in change.collisions:
+        if pair.same_name:
+            note(f"two classes are called {pair.first}: merge them, or rename one")
+        else:
+            cosine = "" if math.isnan(pair.cosine) else f" (cosine {pair.cosine:.2f})"
+            note(f"{pair.first} and {pair.second} look alike{cosine}")

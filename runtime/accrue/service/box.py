@@ -33,13 +33,14 @@ from accrue.learn.clusters import clusters
 from accrue.learn.decision import MOST_TOLD, UNKNOWN
 from accrue.learn.explain import nearest
 from accrue.learn.groups import LEAST_SHOTS, two_groups
-from accrue.learn.guard import Measured, compare
+from accrue.learn.guard import compare
 from accrue.learn.quality import quality
 from accrue.learn.refuse import Refusals
 from accrue.learn.statistics import Floats, Rows
 from accrue.learn.suspects import suspects
 from accrue.service.burst import Burst
 from accrue.service.coach import Report, Screen, Skipped, report
+from accrue.service.guarded import measured
 from accrue.service.settings import Settings
 from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
@@ -71,6 +72,7 @@ from accrue.vision.thumbnail import thumbnail as thumbnail
 from accrue.vision.views import short_side
 
 Image = NDArray[np.uint8]
+Given = Path | bytes | Image  # an image file, its content, or uint8 (h, w, 3) RGB
 BATCH = 8
 
 
@@ -280,6 +282,12 @@ class Box:
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
 
+    def beside(self) -> Box:
+        """Another box of the same state for another thread; the two share one encoder."""
+        other = Box(self.settings, remark=self._remark)
+        other.__dict__.update(bundle=self.bundle, serving=self.serving)
+        return other
+
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
@@ -341,7 +349,7 @@ class Box:
     def _open(
         self, *, space_id: str | None = None, dim: int | None = None, readonly: bool = False
     ) -> Store:
-        return Store.open(
+        store = Store.open(
             self.settings.state,
             space_id=space_id,
             dim=dim,
@@ -350,6 +358,13 @@ class Box:
             memory=self.settings.memory,
             readonly=readonly,
         )
+        if not readonly and store.joined is not None:
+            try:
+                _give_voice(store)
+            except BaseException:
+                store.close()
+                raise
+        return store
 
     def learned(self) -> Learned:
         """The state and the head served from it, read again when the store has changed."""
@@ -362,6 +377,10 @@ class Box:
             before = None if self._learned is None else self._learned[1]
             self._learned = (revision, self._read(store, before))
         return self._learned[1]
+
+    def read_now(self) -> Learned:
+        """What the store holds within the transaction under way."""
+        return self._read(self.store())
 
     def _read(self, store: Store, before: Learned | None = None) -> Learned:
         """What the store holds. Sums of classes that are as they were are taken from `before`."""
@@ -388,7 +407,7 @@ class Box:
     def teach(
         self,
         name: str,
-        images: Iterable[tuple[str, Path | Image]],
+        images: Iterable[tuple[str, Given]],
         *,
         actor: str | None = None,
     ) -> Iterator[Receipt]:
@@ -399,7 +418,7 @@ class Box:
         taught.
 
         Args:
-            images: (source, path or uint8 (h, w, 3) RGB) of each.
+            images: (source, path, content of a file, or uint8 (h, w, 3) RGB) of each.
         """
         name = clean_name(name)
         self.require_same_space()
@@ -494,7 +513,7 @@ class Box:
             name, quantise(vector)[0], prompt=prompt, actor=self.settings.actor
         )
 
-    def predict(self, images: Iterable[tuple[str, Path | Image]]) -> Iterator[Prediction]:
+    def predict(self, images: Iterable[tuple[str, Given]]) -> Iterator[Prediction]:
         """Says what each image shows."""
         self.require_same_space()
         learned = self.learned()
@@ -504,9 +523,7 @@ class Box:
                 continue
             yield named(source, learned.decide(row[None])[0], learned.names)
 
-    def why(
-        self, images: Iterable[tuple[str, Path | Image]], *, most: int = 3
-    ) -> Iterator[Explanation]:
+    def why(self, images: Iterable[tuple[str, Given]], *, most: int = 3) -> Iterator[Explanation]:
         """What each image shows, and the kept shots that speak for it and for the runner-up."""
         self.require_same_space()
         learned = self.learned()
@@ -538,14 +555,14 @@ class Box:
             )
 
     def embed(
-        self, images: Iterable[tuple[str, Path | Image]], views: int = 1
+        self, images: Iterable[tuple[str, Given]], views: int = 1
     ) -> Iterator[tuple[str, Any]]:
         """(source, float32 (views, dim) unit-length embeddings or AccrueError) of each image."""
         for source, _, row in self._embedded(images, views):
             yield source, row
 
     def _asked(
-        self, images: Iterable[tuple[str, Path | Image]]
+        self, images: Iterable[tuple[str, Given]]
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         """As `_embedded`, with the mean of the views that a query is made of: float32 (dim,)."""
         for source, image, rows in self._embedded(images, self.settings.predict_views):
@@ -555,13 +572,13 @@ class Box:
                 yield source, image, rows.mean(axis=0)
 
     def _embedded(
-        self, images: Iterable[tuple[str, Path | Image]], views: int
+        self, images: Iterable[tuple[str, Given]], views: int
     ) -> Iterator[tuple[str, Image | None, NDArray[np.float32] | AccrueError]]:
         for batch in _batches(images):
             ready: list[tuple[str, Image | None, AccrueError | None]] = []
             for source, image in batch:
                 try:
-                    ready.append((source, self._decoded(image, views), None))
+                    ready.append((source, self._decoded(source, image, views), None))
                 except AccrueError as error:
                     ready.append((source, None, error))
             usable = [image for _, image, _ in ready if image is not None]
@@ -569,13 +586,11 @@ class Box:
             for source, pixels, failed in ready:
                 yield source, pixels, failed if failed is not None else next(rows)
 
-    def _decoded(self, image: Path | Image, views: int) -> Image:
-        if isinstance(image, Path):
-            preprocess = self.bundle.manifest.preprocess
-            return decode(
-                image, short_side=short_side(preprocess, views, mirror=self.settings.mirror)
-            )
-        return image
+    def _decoded(self, source: str, image: Given, views: int) -> Image:
+        if isinstance(image, np.ndarray):
+            return image
+        side = short_side(self.bundle.manifest.preprocess, views, mirror=self.settings.mirror)
+        return decode(image, short_side=side, name="" if isinstance(image, Path) else source)
 
     def _thumbnail(self, image: Image | None) -> bytes | None:
         if image is None or self.settings.thumbnails == 0:
@@ -631,7 +646,7 @@ class Box:
         with store.atomic():  # what is refused is rolled back
             entry = change()
             after = self._read(store, before)
-            verdict = compare(_measured(before), _measured(after), self.settings.guard)
+            verdict = compare(measured(before), measured(after), self.settings.guard)
             if not verdict.passed:
                 raise Refused(
                     f"held back, nothing was changed: {verdict.reason} ({entry.summary})",
@@ -664,7 +679,7 @@ class Box:
         )
         return SplitSuggestion(row.name, first, second, groups.separation, groups.advisable)
 
-    def not_this(self, name: str, images: Iterable[tuple[str, Path | Image]]) -> Entry:
+    def not_this(self, name: str, images: Iterable[tuple[str, Given]]) -> Entry:
         """Notes images as not of a class; raises the error of an image that cannot be used."""
         self.require_same_space()
         self._taught().resolve(name)
@@ -871,15 +886,20 @@ def _most_common(moments: Sequence[Moment]) -> str:
     return Counter(moment.class_id for moment in moments).most_common(1)[0][0]
 
 
-def _measured(learned: Learned) -> Measured:
-    left_out, served = learned.left_out, learned.choice.served
-    by_name = [k for k, c in enumerate(served.ids) if c not in learned.state]
-    agreed = served.scores(served.means[by_name]).argmax(axis=1) == by_name
-    zero_shot = float(agreed.mean()) if by_name else math.nan
-    return Measured(left_out.accuracy, len(left_out), zero_shot)
+def _give_voice(store: Store) -> None:
+    """What is taught here is said to the fleet when a process that syncs comes by."""
+    try:
+        from accrue.sync.shelf import StoreLedger
+    except ModuleNotFoundError as error:
+        raise AccrueError(
+            f"{store.path} belongs to a fleet, and the package {error.name} is missing",
+            hint="install it: pip install 'accrue[sync]'",
+            found=error.name,
+        ) from error
+    StoreLedger(store)
 
 
-def _batches(images: Iterable[tuple[str, Path | Image]]) -> Iterator[list[tuple[str, Any]]]:
+def _batches(images: Iterable[tuple[str, Given]]) -> Iterator[list[tuple[str, Any]]]:
     """Files by the batch; a frame at once, because the next one may be long in coming."""
     batch: list[tuple[str, Any]] = []
     for item in images:

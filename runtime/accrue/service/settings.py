@@ -38,6 +38,7 @@ from accrue.vision.engines.selection import CANDIDATES
 
 AUTO = "auto"
 LARGEST_FILE_BYTES = 1 << 20
+DEFAULT_LISTEN = "127.0.0.1:8420"
 _YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
 
 
@@ -98,6 +99,19 @@ class Settings:
     engines: Path | None = _key("folder of engines; unset: `engines` in the state folder", None)
     actor: str = _made("who is written into the journal", default_actor)
     home_assistant: str = _key("discovery prefix of Home Assistant; empty: off", "")
+    cameras: tuple[str, ...] = _key("what `accrue run` watches", ())
+    listen: str = _key("ADDRESS:PORT of the HTTP server", DEFAULT_LISTEN)
+    hosts: tuple[str, ...] = _key("further names that browsers may call the device by", ())
+    certificate: Path | None = _key(
+        "PEM file of an own certificate; unset: by the device's CA", None
+    )
+    certificate_key: Path | None = _key("PEM file of its private key", None)
+    teach_seconds: int = _key("after which a teach session that nobody touches ends", 120)
+    viewers: int = _key("live pictures shown at once", 8)
+    upload: int = _key("bytes of one request at most", 64 * 2**20)
+    webhook: str | None = _key("URL that events are posted to", None)
+    events: str | None = _key("file that events are appended to as JSON lines; -: stdout", None)
+    log: str = _key("form of the log: text or json", "text")
 
     @property
     def engines_folder(self) -> Path:
@@ -210,7 +224,7 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
             expected=expected,
         )
 
-    if name in ("state", "bundle", "engines"):
+    if name in ("state", "bundle", "engines", "certificate", "certificate_key"):
         if not isinstance(raw, str | Path) or not str(raw):
             raise refuse("a path")
         try:
@@ -232,6 +246,27 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
     if name == "actor":
         if not isinstance(raw, str) or len(raw) > 200:
             raise refuse("up to 200 characters")
+        return raw
+    if name in ("cameras", "hosts"):
+        found = _several(raw)
+        if found is None:
+            raise refuse("a list of texts")
+        return found
+    if name == "listen":
+        if not isinstance(raw, str) or address(raw) is None:
+            raise refuse("ADDRESS:PORT, as in 127.0.0.1:8420, 0.0.0.0:8420 or [::1]:8420")
+        return raw
+    if name == "webhook":
+        if not isinstance(raw, str) or not raw.startswith(("http://", "https://")):
+            raise refuse("an address that starts with http:// or https://")
+        return raw
+    if name == "events":
+        if not isinstance(raw, str | Path) or not str(raw):
+            raise refuse("a path, or - for stdout")
+        return str(raw)
+    if name == "log":
+        if raw not in ("text", "json"):
+            raise refuse("text or json")
         return raw
     if name == "home_assistant":
         if not isinstance(raw, str) or not fits_prefix(raw):
@@ -262,6 +297,9 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
         "thumbnails": (0, 1024),
         "unknown": (0, MOST),
         "threads": (0, 1024),
+        "teach_seconds": (10, 3600),
+        "viewers": (0, 100),
+        "upload": (2**16, 2**32),
     }[name]
     number = _number(raw, int)
     if number is None or not low <= number <= high:
@@ -276,3 +314,29 @@ def _number(raw: Any, kind: type[int] | type[float]) -> Any:
         return kind(raw)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _several(raw: Any) -> tuple[str, ...] | None:
+    """A list of texts. One text is a list of one, unless it is written as a YAML list."""
+    if isinstance(raw, str) and raw.lstrip().startswith("["):
+        try:
+            raw = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            return None
+    if isinstance(raw, str | int) and not isinstance(raw, bool):  # `cameras: 0` is a number
+        raw = [raw]
+    if not isinstance(raw, list | tuple) or isinstance(raw, bool):
+        return None
+    if not all(isinstance(one, str | int) and not isinstance(one, bool) for one in raw):
+        return None
+    texts = tuple(str(one) for one in raw)
+    return texts if all(texts) else None
+
+
+def address(listen: str) -> tuple[str, int] | None:
+    """Host and port of ADDRESS:PORT; None where it is not that."""
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        return None
+    return host, int(port)

@@ -31,13 +31,15 @@ class Sighting:
     """What one camera shows at one frame.
 
     Attributes:
-        camera: its name. at: Unix seconds at which the frame was read. frame: the frame.
+        number: of the camera, from 0. camera: its name.
+        at: Unix seconds at which the frame was read. frame: the frame.
         gate: `new`, `unchanged` or `blurred`: only a new frame went through the encoder.
         answer: over the last frames; its `verdict` is that of `accrue.learn.smooth.Smoothed`.
         votes, of: frames that gave this answer, and frames counted.
         stages_ms: milliseconds by stage (gate, encode, decide) of this frame.
     """
 
+    number: int
     camera: str
     at: float
     frame: Frame
@@ -49,8 +51,8 @@ class Sighting:
 
 
 class _Camera:
-    def __init__(self, live: Live, gate: Gate, smoother: Smoother) -> None:
-        self.live, self.gate, self.smoother = live, gate, smoother
+    def __init__(self, number: int, live: Live, gate: Gate, smoother: Smoother) -> None:
+        self.number, self.live, self.gate, self.smoother = number, live, gate, smoother
         self.knew: Learned | None = None
 
 
@@ -80,8 +82,8 @@ class Watch:
         self.knowledge = Knowledge(box.settings, remark=remark)
         self._arrived = threading.Condition()
         self._cameras = [
-            _Camera(opened(source, self._arrived), Gate(blurred=box.settings.blur), Smoother())
-            for source in sources
+            _Camera(n, opened(source, self._arrived), Gate(blurred=box.settings.blur), Smoother())
+            for n, source in enumerate(sources)
         ]
         self._turn = 0
         self._parts = ExitStack()
@@ -92,6 +94,10 @@ class Watch:
     @property
     def cameras(self) -> list[Status]:
         return [camera.live.status for camera in self._cameras]
+
+    def newest(self, camera: int) -> Frame | None:
+        """The newest frame of a camera, looked at or not; cameras count from 0."""
+        return self._cameras[camera].live.newest
 
     def __enter__(self) -> Watch:
         return self
@@ -173,7 +179,9 @@ class Watch:
                 named(frame.name, found.decision, learned.names), verdict=found.verdict
             )
         name = camera.live.status.name
-        return Sighting(name, frame.at, frame, judged, answer, found.votes, found.of, stages)
+        return Sighting(
+            camera.number, name, frame.at, frame, judged, answer, found.votes, found.of, stages
+        )
 
     def _ask_later(
         self, queue: Queue, camera: _Camera, frame: Frame, query: Floats32, found: Smoothed

@@ -193,6 +193,15 @@ def sign(db: sqlite3.Connection, key: tuple[str, str, Source], signature: bytes)
     )
 
 
+def sign_again(db: sqlite3.Connection, stamp: int) -> None:
+    """Forgets the signatures of own contributions from a stamp on: a new key is for them."""
+    db.execute(
+        """UPDATE contribution SET signature = NULL, acknowledged = 0
+        WHERE source = 'own' AND revision >= ?""",
+        (stamp,),
+    )
+
+
 def drop(db: sqlite3.Connection, *, source: Source, device: str | None = None) -> int:
     """Deletes contributions of a source, of one device or of all; how many."""
     db.execute("UPDATE meta SET generation = generation + 1")

@@ -166,6 +166,21 @@ class BrokerFolder:
         lines.pop(user, None)
         self._write(known, lines)
 
+    def close_account(self, user: str) -> str | None:
+        """As `remove_account`; the hash of its password, to open it again, if there was one."""
+        found = self._hashes().get(user)
+        if found is not None:
+            self.remove_account(user)
+        return found
+
+    def open_account(self, user: str, role: Role, hashed: str) -> None:
+        """Makes an account again, with the hash that `close_account` gave."""
+        _check_user(user, role)
+        known, lines = self._read(), self._hashes()
+        known["accounts"][user] = role
+        lines[user] = hashed
+        self._write(known, lines)
+
     def _hashes(self) -> dict[str, str]:
         if not self.passwords.exists():
             return {}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from accrue import __version__
-from accrue.errors import AccrueError, BrokerDenied, FormatError, LinkError
+from accrue.errors import AccrueError, BrokerDenied, Conflict, FormatError, LinkError
 from accrue.sync.batch import read_state
 from accrue.sync.chunks import CHUNK_BYTES, HEADER_BYTES, Assembly, cut
 from accrue.sync.clock import wall_clock_ms
@@ -109,6 +109,7 @@ class Exchange:
         outbox: keeps what must still be cleared over a restart.
         on_applied: told after contributions changed the ledger.
         on_document: gets each roster, manifest and announcement, as it came: (address, payload).
+        on_other: gets what came on no topic of the fleet; somebody else subscribed to it.
         report: makes the signed report when one is due; None: nothing to report.
         follow: chooses between the devices' own topics and a relay's batches.
         loop: shared by many exchanges of one process; its own where none is given.
@@ -127,6 +128,7 @@ class Exchange:
         outbox: Outbox | None = None,
         on_applied: Callable[[Applied], None] = lambda _: None,
         on_document: Callable[[Address, bytes], None] = lambda address, payload: None,
+        on_other: Callable[[Received], object] = lambda message: None,
         report: Callable[[], bytes | None] = lambda: None,
         follow: Follow | None = None,
         loop: Loop | None = None,
@@ -143,6 +145,7 @@ class Exchange:
         self._outbox = outbox if outbox is not None else MemoryOutbox()
         self._on_applied = on_applied
         self._on_document = on_document
+        self._on_other = on_other
         self._report = report
         self._clock = clock
         self._now_ms = now_ms
@@ -154,8 +157,11 @@ class Exchange:
         self._fence = b""
         self._snapshot = 0  # the one of `follow` that was asked for
         self._direct = False  # subscribed to the devices' own topics
+        self._waiting: list[Callable[[], None]] = []  # for the snapshot that is asked for next
+        self._looking: list[Callable[[], None]] = []  # for the one under way
         self._granted = 0
         self._on_broker: dict[str, _OnBroker] = {}
+        self._owned: dict[str, int] = {}  # when the connection came up
         self._sending: dict[str, _Sending] = {}
         self._lacking: dict[str, None] = {}  # classes to send anew though acknowledged, in order
         self._parked: dict[str, tuple[int, float]] = {}  # class to (revision, until)
@@ -259,8 +265,14 @@ class Exchange:
         """A new report with the next step, changed counts or not."""
         self._report_due, self._reported = 0.0, None
 
-    def look_again(self) -> None:
-        """Asks the broker for all that it retains of the others, as after a reconnect."""
+    def look_again(self, done: Callable[[], None] = lambda: None) -> None:
+        """Asks the broker for all that it retains of the others, as after a reconnect.
+
+        Args:
+            done: called from a step once all of it is here; not where the connection ends before,
+                because the next one begins with the same.
+        """
+        self._waiting.append(done)
         self.follow.look_again(self._clock())
 
     def stop(self, timeout_s: float = 5.0) -> bool:
@@ -297,11 +309,13 @@ class Exchange:
     def on_up(self, limits: Limits) -> None:
         self.stage = Stage.SUBSCRIBING
         self._on_broker.clear()
+        self._owned = self.ledger.owned()
         self._sending.clear()
         self._lacking.clear()
         self._parked.clear()
         self._clearing.clear()
         self._asked.clear()
+        self._waiting, self._looking = [], []
         for fetch in self._fetches.values():
             fetch.due = 0.0
         self._say("init")
@@ -328,7 +342,12 @@ class Exchange:
 
     def on_message(self, message: Received) -> None:
         address = self.topics.parse(message.topic)
-        if address is not None:
+        if address is None:
+            self._on_other(message)
+            return
+        if address.name == "relay-state":
+            self._heard_relay(message)
+        else:
             self.hear(address, message.payload)
 
     def hear(self, address: Address, payload: bytes) -> None:
@@ -348,13 +367,9 @@ class Exchange:
                     self.inbox.chunk(address.device, address.sha256, address.chunk, payload)
         elif name == "fence":
             if payload == self._fence:
-                self.follow.snapshot_complete()
-                if self.stage is Stage.LISTENING:
-                    self._listened()
+                self._looked()
         elif name == "batch":
             self._heard_batch(payload)
-        elif name == "relay-state":
-            self._heard_relay(payload)
         elif name == "state":
             self._heard_own_state(payload)
         elif name == "owner-data":
@@ -397,7 +412,8 @@ class Exchange:
                 self._snapshot, self._direct = self.follow.snapshots, True
                 self._subscribe_devices()
                 self._fence = self._new_fence()
-                self.publish("fence", self._fence, device=self.ledger.device)
+                self._looking, self._waiting = self._looking + self._waiting, []
+                self.publish("fence", self._fence, self._fenced, device=self.ledger.device)
         elif self._direct:
             self._direct = False
             self.link.unsubscribe(self._device_filters)
@@ -414,7 +430,28 @@ class Exchange:
         if self._granted == 0:
             self.problems.pop("subscribe", None)
             self.stage = Stage.LISTENING
-            self.publish("fence", self._fence, device=self.ledger.device)
+            self.publish("fence", self._fence, self._fenced, device=self.ledger.device)
+
+    def _fenced(self, sent: Sent) -> None:
+        """A broker that does not take the fence must not keep the device from going on."""
+        if sent in (Sent.DENIED, Sent.REFUSED):
+            self.problems["fence"] = BrokerDenied(
+                f"the broker does not let user {self.link.endpoint.user!r} write below "
+                f"{self.topics.path('state', device=self.ledger.device).rpartition('/')[0]}/",
+                hint="the user name must be the device id; its owner may have to add it again",
+            )
+            self._looked()
+        elif sent is Sent.DONE:
+            self.problems.pop("fence", None)
+
+    def _looked(self) -> None:
+        """All that the broker retained when it was last asked is here."""
+        self.follow.snapshot_complete()
+        if self.stage is Stage.LISTENING:
+            self._listened()
+        looking, self._looking = self._looking, []
+        for done in looking:
+            done()
 
     def _heard_batch(self, payload: bytes) -> None:
         try:
@@ -429,11 +466,16 @@ class Exchange:
             if address.device != self.ledger.device:  # what it says itself tells nothing of what
                 self.hear(address, each)  # the broker retains
 
-    def _heard_relay(self, payload: bytes) -> None:
-        epoch, state, last = read_state(payload)
+    def _heard_relay(self, message: Received) -> None:
+        epoch, state, last = read_state(message.payload)
         if epoch:
-            number = last.get("{set}/{space}".format(**self._others), 0)
-            self.follow.relay_state(epoch, state == "ready", self._clock(), number)
+            self.follow.relay_state(
+                epoch,
+                state == "ready",
+                self._clock(),
+                last=last.get("{set}/{space}".format(**self._others), 0),
+                retained=message.retained,
+            )
 
     def _heard_own(self, class_id: str, envelope: bytes) -> None:
         """What the broker retains of what this device said; only during the start-up."""
@@ -445,6 +487,25 @@ class Exchange:
             return  # not worth keeping: it is sent again
         chunks = {part.sha256: self._chunks(part.size) for part in said.parts}
         self._on_broker[class_id] = _OnBroker(said.revision, chunks)
+        if said.revision > self._owned.get(class_id, 0):
+            self._heard_later_self(class_id, envelope)
+
+    def _heard_later_self(self, class_id: str, envelope: bytes) -> None:
+        """This device said more once than its ledger knows: it was restored, or begun anew.
+
+        A restored ledger says again what it has. One that is empty may have been lost: then what
+        the fleet remembers of this device is left alone.
+        """
+        if not self._owned:
+            self.problems["forgotten"] = Conflict(
+                "the fleet has shots of this device that its state does not have: this is a new "
+                "state with the identity of an older one",
+                hint="restore a backup, or let the owner take them out: accrue-fleet forget-device",
+            )
+            return
+        found = self.inbox.opened(envelope)
+        if found is not None and (found.device, found.class_id) == (self.ledger.device, class_id):
+            self._heard.append(Heard(found, envelope, {}))
 
     def _heard_own_state(self, payload: bytes) -> None:
         """A late last will of an earlier connection marked this device as lost: say it again."""
@@ -455,7 +516,7 @@ class Exchange:
         self._say("ready" if self.is_ready else "init")
 
     def _listened(self) -> None:
-        """All that the broker had retained is here."""
+        """The end of the start-up's reading: now it is known what the broker lacks."""
         self.link.unsubscribe([self.topics.filter("class", **self._own)])
         unsent = set(self.ledger.unsent())
         for class_id, revision in self.ledger.owned().items():

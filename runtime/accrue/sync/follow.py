@@ -16,7 +16,7 @@ RESUME_S = 10.0  # over this a fleet spreads its snapshots when a relay is lost,
 # A broker drops what a slow reader leaves in its queue, and tells nobody. The retained messages
 # have it still, so they are read again from time to time.
 REFRESH_S = 6 * 3600.0
-SILENCE_S = 35.0  # of a relay that says every 10 s that it is there; then it is held to be lost
+SILENCE_S = 20.0  # of a relay that says every 5 s that it is there; then it is held to be lost
 
 
 class Follow:
@@ -78,13 +78,19 @@ class Follow:
         """All that was retained when direct listening began has been heard."""
         self._complete = True
 
-    def relay_state(self, epoch: str, ready: bool, now: float, last: int = 0) -> None:
+    def relay_state(
+        self, epoch: str, ready: bool, now: float, *, last: int = 0, retained: bool = False
+    ) -> None:
         """What `relay/state` says. An end that another epoch tells of (a late last will) is not
         the end of the relay that is followed.
 
         Args:
             last: number of the last batch that it sent to this class set and space.
+            retained: the broker kept it. A relay that says that it is ready counts only when it
+                says so now: with a broker that was restarted it may not be back yet.
         """
+        if retained:
+            return
         if ready:
             self._heard_at = now
         if ready and epoch != self._relay:

@@ -164,6 +164,7 @@ class Inbox:
         self._waiting: OrderedDict[tuple[str, str], _Waiting] = OrderedDict()
         self._used = 0  # by what waits
         self._wanted: dict[str, set[tuple[str, str]]] = {}  # SHA-256 to who waits for it
+        self._at_hand: dict[str, set[tuple[str, str]]] = {}  # ... and to who waits and has it
         self._asked: Assembly[tuple[str, str]] = Assembly(memory, PART_LIMIT_BYTES)
         self._unasked: Assembly[tuple[str, str]] = Assembly(memory, PART_LIMIT_BYTES)
         self._early: OrderedDict[str, bytes] = OrderedDict()  # whole, and nobody asked yet
@@ -202,6 +203,19 @@ class Inbox:
         except Rejected as error:
             return self._refuse(error, device)
         return None
+
+    def opened(self, payload: bytes) -> Contribution | None:
+        """A contribution that is good, of the device itself too; nothing is taken.
+
+        None where it is refused, which is counted.
+        """
+        try:
+            found = open_contribution(payload, self.scope, self._trust)
+            self._require_present(found)
+        except Rejected as error:
+            self._refuse(error, "")
+            return None
+        return found
 
     def ready(self) -> list[Heard]:
         """Contributions that are whole, in the order in which they came; each is given once."""
@@ -260,6 +274,10 @@ class Inbox:
                 self._cache.add(digest, version, found)
         else:
             self._require_new(found, device, class_id)
+        self._require_present(found)
+        self._wait(found, payload)
+
+    def _require_present(self, found: Contribution) -> None:
         if self._clock.is_future(found.revision):
             raise Rejected(
                 f"contribution of device {found.device} from the future: its clock or this "
@@ -267,7 +285,6 @@ class Inbox:
                 reason="future",
                 hint="set the clocks of both, for example with NTP",
             )
-        self._wait(found, payload)
 
     def _require_new(self, found: Contribution, device: str | None, class_id: str | None) -> None:
         if device not in (None, found.device) or class_id not in (None, found.class_id):
@@ -298,7 +315,7 @@ class Inbox:
             for sha256 in {part.sha256 for part in found.parts}:
                 if sha256 in arrived:
                     heading = (*parts.heading(arrived[sha256]), len(arrived[sha256]))
-                    self._give(waiting, sha256, arrived[sha256], heading)
+                    self._give(key, waiting, sha256, arrived[sha256], heading)
                 else:
                     self._want(key, waiting, sha256)
         except Rejected:
@@ -317,22 +334,29 @@ class Inbox:
         if heading is not None:
             _check_listings(waiting.contribution, sha256, heading)
             return
-        data = self._early.pop(sha256, None)
-        if data is not None:
+        data = None
+        if sha256 in self._at_hand:
+            data = self._waiting[next(iter(self._at_hand[sha256]))].parts[sha256]
+        elif sha256 in self._early:
+            data = self._early.pop(sha256)
             self._early_used -= _early_cost(data)
+        if data is not None:
             heading = (*parts.heading(data), len(data))
         elif self._cache is not None and (hit := self._cache.part(sha256, self.scope.dim)):
             data, heading = hit
         if data is not None and heading is not None:
-            self._give(waiting, sha256, data, heading)
+            self._give(key, waiting, sha256, data, heading)
             return
         waiting.missing.add(sha256)
         self._wanted.setdefault(sha256, set()).add(key)
         self._unasked.hand_over((key[0], sha256), self._asked)
 
-    def _give(self, waiting: _Waiting, sha256: str, data: bytes, heading: Heading) -> None:
+    def _give(
+        self, key: tuple[str, str], waiting: _Waiting, sha256: str, data: bytes, heading: Heading
+    ) -> None:
         _check_listings(waiting.contribution, sha256, heading)
         waiting.missing.discard(sha256)
+        self._at_hand.setdefault(sha256, set()).add(key)
         waiting.parts[sha256] = data
         waiting.used += len(data)
         self._used += len(data)
@@ -341,10 +365,13 @@ class Inbox:
         """Waits for this one no longer."""
         waiting = self._waiting.pop(key)
         self._used -= waiting.used
+        for sha256 in waiting.parts:
+            self._at_hand[sha256].discard(key)
+            if not self._at_hand[sha256]:
+                del self._at_hand[sha256]
         for sha256 in waiting.missing:
-            keys = self._wanted[sha256]
-            keys.discard(key)
-            if not keys:
+            self._wanted[sha256].discard(key)
+            if not self._wanted[sha256]:
                 del self._wanted[sha256]
                 self._asked.hand_over((key[0], sha256), self._unasked)
 
@@ -380,7 +407,7 @@ class Inbox:
             waiting = self._waiting[key]
             waiting.missing.discard(sha256)
             try:
-                self._give(waiting, sha256, data, heading)
+                self._give(key, waiting, sha256, data, heading)
             except Rejected as error:
                 self._release(key)
                 self._refuse(error, key[0])

@@ -622,10 +622,11 @@ class Loop:
         self.links.append(link)
 
     def remove(self, link: Link) -> None:
-        """Closes it first."""
-        link.close()
-        link.loop = None
-        self.links.remove(link)
+        """Closes it first. Nothing happens where it is not in the loop."""
+        if link in self.links:
+            link.close()
+            link.loop = None
+            self.links.remove(link)
 
     def step(self, timeout_s: float) -> set[Link]:
         """Waits at most so long for something to happen, and deals with it.

@@ -47,7 +47,7 @@ class LocalBroker:
     """Mosquitto on a free port of the loopback interface, with what `write_broker` writes.
 
     Attributes:
-        files: its folder. log: its last lines. passwords: of the accounts made here.
+        files: its folder. passwords: of the accounts made here.
 
     Example::
 
@@ -70,11 +70,16 @@ class LocalBroker:
         )
         self.files: BrokerFolder = write_broker(folder, self.plan)
         self.passwords: dict[str, str] = {}
-        self.log: deque[str] = deque(maxlen=1000)
+        self._log: deque[str] = deque(maxlen=1000)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         for user, role in (accounts or {}).items():
             self.add(user, role)
+
+    @property
+    def log(self) -> list[str]:
+        """Its last lines, oldest first."""
+        return list(self._log)
 
     @property
     def port(self) -> int:
@@ -124,7 +129,7 @@ class LocalBroker:
             assert process.stderr is not None
             with process.stderr as lines:
                 for line in lines:
-                    self.log.append(line.rstrip())
+                    self._log.append(line.rstrip())
                     if line.rstrip().endswith(" running"):
                         running.set()
             running.set()
@@ -132,7 +137,7 @@ class LocalBroker:
         self._reader = threading.Thread(target=read, name="mosquitto-log", daemon=True)
         self._reader.start()
         if not running.wait(START_S) or process.poll() is not None:
-            last = self.log[-1] if self.log else "it said nothing"
+            last = self._log[-1] if self._log else "it said nothing"
             self.kill()
             raise LinkError(f"Mosquitto did not start on port {self.port}: {last}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +29,9 @@ from accrue.learn.statistics import (
 from accrue.sync.contribution import PART_LIMIT_BYTES, Member, Part, PartKind
 
 RAW_LIMIT_BYTES = 32 * 2**20  # of a part, unpacked
-MANY_PARTS = 8  # of one contribution; beyond it the smallest are packed into one ...
-FEW_PARTS = 4  # ... so that this many are left: a row is packed again a few times, not each time
+FAN_IN = 4  # as many parts of about one size are packed into one: a row is packed log4(n) times
+MANY_PARTS = 32  # of one contribution; beyond it the smallest are packed into one ...
+FEW_PARTS = 16  # ... so that this many are left
 _MAGIC = b"ACRP"
 _VERSION = 1
 _HEAD = struct.Struct("<4sBBHII")  # magic, version, kind, reserved, dim, n
@@ -179,24 +180,33 @@ def arrange(
     before: Sequence[Part],
     items: Mapping[str, Item],
     load: Callable[[str], Rows | Statistics],
+    loose: Collection[str] = (),
 ) -> tuple[tuple[Part, ...], dict[str, bytes]]:
     """The parts that hold exactly these items, with as few new bytes as is sensible.
 
     A part all of whose members stay is kept as it is; one that lost a member is packed again
-    without it; what is new comes into one further part; and where there are more than
-    `MANY_PARTS`, the smallest are packed into one.
+    without it; what is new comes into one further part, together with parts that are no larger
+    once there are `FAN_IN` of them: each part costs a topic and a listing, and packing again costs
+    sending again. So of n rows, taught one by one, there are at most 3 log4(n) + 1 parts, and each
+    row is sent log4(n) + 1 times. Where there are more than `MANY_PARTS`, sums among them, the
+    smallest are packed into one.
 
     Args:
         before: the parts as they were. items: subject to what is to be listed.
         load: the content of a subject: int16 (n_rows, dim), or statistics. Called only for what
             is packed.
+        loose: SHA-256 of parts that were never sent, so that packing them anew costs nothing:
+            what is new goes together with them.
 
     Returns:
         The parts, and the bytes of the new ones by their SHA-256.
     """
     kept: list[Part] = []
     waiting = dict(items)
+    is_changing = items.keys() != {m.subject for part in before for m in part.members}
     for part in before:
+        if is_changing and part.kind == "rows" and part.sha256 in loose:
+            continue
         if all(m.subject in items and items[m.subject].n_rows == m.n_rows for m in part.members):
             kept.append(_listed(part, part.members, items))
             for member in part.members:
@@ -210,10 +220,12 @@ def arrange(
         else:
             rows[subject] = content
     small = sorted((part for part in kept if part.kind == "rows"), key=lambda part: part.n_rows)
-    if len(kept) + bool(rows) > MANY_PARTS:
-        for part in small[: max(0, len(kept) + 1 - FEW_PARTS)]:
-            kept.remove(part)
-            rows |= {m.subject: _rows_of(m.subject, load) for m in part.members}
+    joining = _alike(small, sum(map(len, rows.values()))) if rows else []
+    if len(kept) - len(joining) + bool(rows) > MANY_PARTS:
+        joining = small[: max(0, len(kept) + 1 - FEW_PARTS)]
+    for part in joining:
+        kept.remove(part)
+        rows |= {m.subject: _rows_of(m.subject, load) for m in part.members}
     subjects = sorted(rows)
     while subjects:
         room = rows_limit(rows[subjects[0]].shape[1])
@@ -225,6 +237,27 @@ def arrange(
         joined = np.concatenate([rows[subject] for subject in chosen])
         kept.append(_new("rows", chosen, items, pack_rows(joined), packed))
     return tuple(kept), packed
+
+
+def _alike(small: Sequence[Part], n_new: int) -> list[Part]:
+    """The parts, smallest first, that `n_new` rows are packed together with."""
+    joining: list[Part] = []
+    while True:
+        n = n_new + sum(part.n_rows for part in joining)
+        below = FAN_IN * FAN_IN ** _level(n)
+        found = [part for part in small if part.n_rows < below]
+        if len(found) == len(joining) or len(found) - len(joining) + 1 < FAN_IN:
+            return joining
+        joining = found
+
+
+def _level(n: int) -> int:
+    """The largest k with FAN_IN**k <= n."""
+    level = 0
+    while n >= FAN_IN:
+        n //= FAN_IN
+        level += 1
+    return level
 
 
 def _rows_of(subject: str, load: Callable[[str], Rows | Statistics]) -> Rows:

@@ -7,7 +7,6 @@ holds no key and keeps nothing on the disk. docs/scale.md says when it pays.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import time
@@ -21,12 +20,11 @@ from accrue.sync.link import Limits, Link, Loop, Message, Received, Sent, Timing
 from accrue.sync.topics import BY_NAME, Topics
 
 WINDOW_S = 0.25
-BEAT_S = 10.0
+BEAT_S = 5.0
 LARGEST_BATCH_BYTES = 256 * 1024
 HEADER_BYTES = 512  # of a PUBLISH: topic and properties, generously
 PENDING_LIMIT_BYTES = 64 * 1024 * 1024
 KINDS = ("class", "data")
-_SHORT = 16  # bytes of a hash that tell whether a retained message was seen before
 
 
 @dataclass
@@ -40,9 +38,9 @@ class _Channel:
 class Relay:
     """Gathers and passes on, over one link.
 
-    A relay that loses its connection reads what is retained when it is back, and passes on what it
-    had not seen: whoever follows it misses nothing. One that starts anew has another epoch, which
-    makes devices take a snapshot. If another relay is at work already, this one stands by.
+    Each connection is an epoch of its own: what was said while the relay was away it cannot know,
+    so devices take a snapshot when they see another epoch. If another relay is at work already,
+    this one stands by.
 
     Attributes:
         epoch: 16 hex characters.
@@ -71,18 +69,15 @@ class Relay:
         self._window_s = window_s
         self._clock = clock
         self._channels: dict[tuple[str, str], _Channel] = {}
-        self._seen: dict[str, bytes] = {}
         self._pending_bytes = 0
         self._since: float | None = None  # when the oldest pending message came
         self._beat_at = 0.0
         self._ready = False
-        self._knows = False  # what was retained when it first connected has been read
-        self._again: list[Message] = []  # batches that a lost connection left in doubt
         self.link = Link(
             endpoint,
             client_id,
             self,
-            will=lambda: self._state("offline"),
+            will=self._will,
             timing=timing or Timing(accept_bytes=16 * 1024 * 1024, receive_maximum=1024),
             clock=clock,
         )
@@ -91,6 +86,14 @@ class Relay:
 
     def open(self) -> None:
         self.link.open()
+
+    def describe(self) -> str:
+        """How it stands, for people."""
+        if self.error is not None:
+            return str(self.error)
+        if not self._ready:
+            return f"connecting to {self.link.endpoint}"
+        return "standing by: another relay is at work" if self.standing_by else "ready"
 
     def step(self, timeout_s: float) -> None:
         """Waits at most so long, takes what arrives and passes on what is due."""
@@ -121,7 +124,8 @@ class Relay:
         self.error = None
         self._ready = False
         self.link.subscribe([self._state_topic])
-        self.link.subscribe([self._topics.filter(kind) for kind in KINDS], self._subscribed)
+        filters = [self._topics.filter(kind) for kind in KINDS]
+        self.link.subscribe(filters, self._subscribed, retained=False)
 
     def on_down(self, error: AccrueError) -> None:
         self.error = error
@@ -134,15 +138,7 @@ class Relay:
         address = self._topics.parse(message.topic)
         if address is None or address.name not in KINDS:
             return
-        if not message.payload:  # cleared; nobody needs to hear of that
-            self._seen.pop(message.topic, None)
-            return
-        digest = hashlib.sha256(message.payload).digest()[:_SHORT]
-        known = self._seen.get(message.topic) == digest
-        self._seen[message.topic] = digest
-        if message.retained and (known or not self._knows):
-            return
-        if self.standing_by:
+        if not message.payload or self.standing_by:  # cleared: nobody needs to hear of that
             return
         channel = self._channels.setdefault((address.set, address.space), _Channel())
         name = message.topic[len(self._topics.prefix) :]
@@ -156,19 +152,21 @@ class Relay:
 
     # ---- within ----------------------------------------------------------------------------------
 
+    def _will(self) -> Message:
+        """Asked for before each connection: the epoch whose end it tells of begins with it."""
+        self._start_over()
+        return self._state("offline")
+
     def _subscribed(self, granted: bool) -> None:
         if not granted:
             return
         self._ready = True
         self._beat_at = self._clock()
-        again, self._again = self._again, []
-        for message in again:
-            self._send(message)
 
     def _heard_state(self, payload: bytes) -> None:
         epoch, state, _ = read_state(payload)
         if state == "ready" and epoch == self.epoch:
-            self.standing_by, self._knows = False, True
+            self.standing_by = False
         elif state == "ready":
             self.standing_by = True
             self._drop()
@@ -191,33 +189,25 @@ class Relay:
             for group in divided(list(channel.pending.items()), limit):
                 channel.number += 1
                 payload = Batch(self.epoch, channel.number, group).to_bytes()
-                self._send(Message(topic, payload, BY_NAME["batch"]))
+                self.link.send(Message(topic, payload, BY_NAME["batch"]), self._sent)
                 self.relayed += len(group)
                 self.batches += 1
         self._drop()
 
-    def _send(self, message: Message) -> None:
-        """With the same number again where the connection was lost before the broker had it; who
-        got it drops the second."""
-
-        def sent(outcome: Sent) -> None:
-            if outcome is Sent.LOST:
-                self._again.append(message)
-                if sum(len(m.payload) for m in self._again) > PENDING_LIMIT_BYTES:
-                    self._start_over()
-            elif outcome is not Sent.DONE:
-                self.error = BrokerDenied(
-                    f"the broker did not take a batch ({outcome.value})",
-                    hint="may this user write batch/# and relay/state of the fleet?",
-                )
-                self._start_over()
-
-        self.link.send(message, sent)
+    def _sent(self, outcome: Sent) -> None:
+        if outcome in (Sent.DONE, Sent.LOST):  # with a new connection there is a new epoch
+            return
+        self.error = BrokerDenied(
+            f"the broker did not take a batch ({outcome.value})",
+            hint="may this user write batch/# and relay/state of the fleet?",
+        )
+        self._start_over()
 
     def _start_over(self) -> None:
         """What was gathered is given up: devices see another epoch and take a snapshot."""
         self.epoch = secrets.token_hex(8)
-        self._again.clear()
+        for channel in self._channels.values():
+            channel.number = 0
         self._drop()
         self._beat_at = self._clock()
 

@@ -162,6 +162,7 @@ class MemoryLedger:
         self._envelopes: dict[str, tuple[int, bytes]] = {}
         self._parts: dict[str, bytes] = {}
         self._listings: Counter[str] = Counter()
+        self._handed_out: set[str] = set()  # own parts that may have been sent
         self._contents: dict[str, Rows | Statistics] = {}  # own evidence, taken away or not
         self._taught_ms: dict[str, int] = {}
         self._last_id_ms = 0
@@ -188,6 +189,7 @@ class MemoryLedger:
         if revision != contribution.revision:
             envelope = seal("contribution", contribution.to_body(), self._key)
             self._envelopes[class_id] = contribution.revision, envelope
+        self._handed_out.update(part.sha256 for part in contribution.parts)
         return Own(
             contribution,
             envelope,
@@ -443,8 +445,12 @@ class MemoryLedger:
 
     def _say(self, class_id: str, edit: _Edit) -> None:
         before = self._own.get(class_id)
+        old = before.parts if before else ()
         listed, packed = parts.arrange(
-            before.parts if before else (), edit.items, self._contents.__getitem__
+            old,
+            edit.items,
+            self._contents.__getitem__,
+            loose={part.sha256 for part in old} - self._handed_out,
         )
         new = Contribution(
             self._scope,
@@ -475,3 +481,4 @@ class MemoryLedger:
             self._listings[part.sha256] -= 1
             if self._listings[part.sha256] == 0:
                 del self._listings[part.sha256], self._parts[part.sha256]
+                self._handed_out.discard(part.sha256)

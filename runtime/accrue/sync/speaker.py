@@ -18,7 +18,17 @@ from accrue.sync.clock import Clock
 from accrue.sync.contribution import Contribution, Fact, Part, Scope, Value
 from accrue.sync.parts import Item, arrange
 from accrue.sync.signed import BODY_LIMIT_BYTES, canonical
-from accrue.sync.tables import Class, Content, Packed, Place, Tables, Touched, Watched, between
+from accrue.sync.tables import (
+    Class,
+    Content,
+    Packed,
+    Place,
+    Tables,
+    Touched,
+    Watched,
+    between,
+    placement,
+)
 from accrue.sync.view import Placement, View
 
 _FEW = 32  # questions that are not worth a table
@@ -285,8 +295,14 @@ class _Speaking:
         self._take_back(self.draft.view(), rows)
         self._say_evidence(self.draft.view(), differing)
         self._say_classes(self.draft.view(), rows)
-        self._say_labels(self.draft.view())
-        self._say_names(self.draft.view(), rows)
+        for class_id, row in rows.items():
+            if row is not None:
+                self.touched.keys |= self.tables.keys_of(class_id)
+        changed = between(before, self.draft.view(), ())  # a class that is back may claim a name
+        self.touched.keys |= {key for key in changed.keys if self.tables.label(key)}
+        for _ in range(2):  # a name that a class had without anybody's word may go with the first
+            self._say_labels(self.draft.view())
+            self._say_names(self.draft.view(), rows)
         self._end_classes(self.draft.view(), rows)
         touched = self.touched
         touched.add(between(before, self.draft.view(), self.draft.index.changed))
@@ -299,7 +315,7 @@ class _Speaking:
         draft, differing = self.draft, {}
         sums = []
         for subject in sorted(self.touched.subjects):
-            place, meant = self._place(subject), view.placements.get(subject)
+            place, meant = self._place(subject), placement(view, subject)
             listing = draft.listing(subject)
             for class_id in (place and place.class_id, meant and meant.class_id):
                 if class_id:
@@ -327,7 +343,8 @@ class _Speaking:
                     self._list(subject, place, draft.now())
             differing[subject] = place
         for subject, place in sums:
-            self._list_sum(subject, place, view.placements.get(subject))
+            if self._list_sum(subject, place, placement(view, subject)):
+                differing[subject] = place
         return differing
 
     def _place(self, subject: str) -> Place | None:
@@ -346,12 +363,12 @@ class _Speaking:
         item = Item(place.n_rows, place.at_ms, stamp)
         self.draft.edit(place.class_id).items[subject] = item
 
-    def _list_sum(self, subject: str, place: Place, meant: Placement | None) -> None:
+    def _list_sum(self, subject: str, place: Place, meant: Placement | None) -> bool:
         """Own shots that became a sum are no news: it keeps the stamp of the newest of them."""
         listing = self.draft.listing(subject)
         is_right = meant is not None and meant.class_id == place.class_id
         if is_right and listing and listing[1].n_rows == place.n_rows:
-            return
+            return False
         parts = list(self.summed.get(place.class_id, ()))
         if listing and listing[0] == place.class_id:
             parts.append(listing[1])
@@ -360,14 +377,22 @@ class _Speaking:
             stamp = max(part.stamp for part in parts)
         self.draft.withdraw(subject)
         self._list(subject, place, stamp)
+        return True
 
     def _say_evidence(self, view: View, differing: Mapping[str, Place | None]) -> None:
         for subject, place in differing.items():
-            meant = view.placements.get(subject)
+            meant = placement(view, subject)
             if place is None:
                 if meant is not None:
                     self.draft.say(meant.class_id, subject, None)
-            elif (meant is None or meant.class_id != place.class_id) and self.is_listed(subject):
+            elif meant is not None and meant.class_id == place.class_id:
+                continue
+            elif (listing := self.draft.listing(subject)) is not None:
+                if (
+                    listing[1].stamp != self.draft.now()
+                ):  # what became a sum counted by another's word
+                    self._list(subject, place, self.draft.now())
+            elif self.is_listed(subject):
                 self.draft.say(place.class_id, subject, place.class_id)
 
     # ---- classes --------------------------------------------------------------------------------
@@ -404,8 +429,10 @@ class _Speaking:
                     self.draft.withdraw(f"{group}/{class_id}")
         for key in self.touched.keys:
             label = view.labels.get(key)
-            said = label and (label.class_id, label.text)
-            if said != self.tables.label(key) and self.draft.withdraw(f"label/{key}"):
+            wanted, said = self.tables.label(key), label and (label.class_id, label.text)
+            if wanted is None and label is not None and not label.asserted:
+                continue  # a name that has become free, for another class that shows it
+            if said != wanted and self.draft.withdraw(f"label/{key}"):
                 self.had_label.add(key)
 
     def _was_changed(self, class_id: str, column: str) -> bool:

@@ -72,6 +72,14 @@ def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
     return changed | (old.keys() - new.keys())
 
 
+def placement(view: View, subject: str) -> Placement | None:
+    """Where a subject counts; "not this" of a class that is not there does not."""
+    place = view.placements.get(subject)
+    if place is None or place.class_id in view.classes or not subject.startswith("refusal/"):
+        return place
+    return None
+
+
 @dataclass(frozen=True)
 class Class:
     """A class row in the words of the view."""
@@ -206,6 +214,15 @@ class Tables:
             ).fetchone(),
         )
 
+    def keys_of(self, class_id: str) -> set[str]:
+        """Keys of the names that lead to a class."""
+        return {
+            row[0]
+            for row in self.db.execute(
+                "SELECT key FROM name WHERE class_id = ? AND active = 1", (class_id,)
+            )
+        }
+
     def labels(self) -> dict[str, tuple[str, str]]:
         return {
             row[0]: (row[1], row[2])
@@ -281,9 +298,13 @@ class Settling:
         for class_id in sorted(needed - set(live)):
             if class_id in view.classes:
                 live.append(class_id)
+        subjects = set(touched.subjects)
         for class_id in live:
+            subjects.update(view.classes[class_id].refusals)
             self._class(view.classes[class_id])
-        for subject in sorted(touched.subjects):
+        for class_id in dead:  # "not this" goes and comes with its class
+            subjects.update(s for s in self._tables.places_in(class_id) if "refusal/" in s)
+        for subject in sorted(subjects):
             self._evidence(subject)
         for key in sorted(touched.keys):
             self._name(key)
@@ -335,9 +356,9 @@ class Settling:
     # ---- evidence -------------------------------------------------------------------------------
 
     def _evidence(self, subject: str) -> None:
-        place = self._view.placements.get(subject)
+        place = placement(self._view, subject)
         table, key = self._tables.row_of(subject)
-        if place is None or (table == "refusal" and place.class_id not in self._view.classes):
+        if place is None:
             self._end(table, key)
         else:
             self._begin(table, key, place)
@@ -504,9 +525,7 @@ def differences(tables: Tables, view: View, device: str, missing: Collection[str
     found = []
     places = tables.places()
     for subject in sorted(places.keys() | view.placements.keys()):
-        one, two = places.get(subject), view.placements.get(subject)
-        if two is not None and subject.startswith("refusal/") and two.class_id not in view.classes:
-            two = None
+        one, two = places.get(subject), placement(view, subject)
         said = None if one is None else (one.class_id, one.n_rows, one.device or device)
         meant = None if two is None else (two.class_id, two.n_rows, two.owner)
         if said != meant and subject not in missing:

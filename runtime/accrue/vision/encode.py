@@ -109,6 +109,8 @@ class BundleEncoder(ABC):
 
         Raises as `encode`.
         """
+        if not images:
+            return np.empty((0, count, self._dim), np.float32)
         views = [
             view
             for image in images
@@ -116,8 +118,7 @@ class BundleEncoder(ABC):
         ]
         batches = [views[i : i + self._batch] for i in range(0, len(views), self._batch)]
         rows = [self.encode_prepared(np.stack(batch)) for batch in batches]
-        flat = np.concatenate(rows) if rows else np.empty((0, self._dim), np.float32)
-        return flat.reshape(len(images), -1, self._dim)
+        return np.concatenate(rows).reshape(len(images), -1, self._dim)
 
     def encode_prepared(self, batch: Pixels) -> Embeddings:
         """Unit-norm float32 (n, dim) of preprocessed images, uint8 (n, size, size, 3), n > 0."""

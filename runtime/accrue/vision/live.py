@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from accrue.errors import AccrueError, ImageError
-from accrue.vision.sources import Frame, Source, open_source
+from accrue.vision.sources import Frame, Source, open_source, without_password
 
 OPENING, PLAYING, STALLED, WAITING, ENDED = "opening", "playing", "stalled", "waiting", "ended"
 STALLED_AFTER_S = 3.0  # without a frame
@@ -68,9 +68,11 @@ class Live:
         self._newest: Frame | None = None
         self._taken = True
         self._last_frame_at = clock()
-        self._status = Status(spec, OPENING, clock())
+        self._status = Status(without_password(spec), OPENING, clock())
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"camera {spec}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"camera {self._status.name}", daemon=True
+        )
         self._thread.start()
 
     def take(self) -> Frame | None:
@@ -79,6 +81,12 @@ class Live:
             if self._taken:
                 return None
             self._taken = True
+            return self._newest
+
+    @property
+    def newest(self) -> Frame | None:
+        """The newest frame, taken or not; for those who only look on."""
+        with self.arrived:
             return self._newest
 
     @property

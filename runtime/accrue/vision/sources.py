@@ -292,7 +292,7 @@ def open_source(
             paths = image_paths(spec.removeprefix(PLAY))
             return PlaySource(spec, paths, short_side=short_side, clock=clock)
         if match := _SCHEME.match(spec):
-            name = _PASSWORD.sub(r"\1:***@", spec)
+            name = without_password(spec)
             if match[1].lower() not in STREAM_SCHEMES:
                 raise UsageError(
                     f"{name} is a URL of kind {match[1]}; expected {', '.join(STREAM_SCHEMES)}",
@@ -310,6 +310,11 @@ def open_source(
     if _is_video(path):
         return CaptureSource(str(path), shown(path), live=False, clock=clock)
     return FileSource(shown(path), image_paths(path), short_side=short_side, clock=clock)
+
+
+def without_password(spec: str) -> str:
+    """The same with `***` for the password of a URL."""
+    return _PASSWORD.sub(r"\1:***@", spec)
 
 
 def is_stream(spec: str) -> bool:

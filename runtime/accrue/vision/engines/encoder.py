@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from accrue.vision.preprocess import Pixels
 
 
 class EngineEncoder(BundleEncoder):
-    """An engine on the GPU. Not for two threads at once.
+    """An engine on the GPU. Of several threads, one at a time gets at it, for one batch each.
 
     Args:
         bundle: that the engine was built from.
@@ -34,6 +35,7 @@ class EngineEncoder(BundleEncoder):
     ) -> None:
         super().__init__(bundle, batch=min(BATCH, profile.most))
         self._least, self._most = profile.least, profile.most
+        self._turn = threading.Lock()
         self._execution = Execution(
             trt, load(trt, content), self._size, self._dim, profile.most, graphs=graphs
         )
@@ -53,4 +55,5 @@ class EngineEncoder(BundleEncoder):
         if count < self._least:
             filling = np.zeros((self._least - count, *batch.shape[1:]), np.uint8)
             batch = np.concatenate([batch, filling])
-        return self._execution.run(batch)[:count]
+        with self._turn:
+            return self._execution.run(batch)[:count]

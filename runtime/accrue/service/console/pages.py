@@ -1,0 +1,263 @@
+"""The console's screens: what each shows, and to whom."""
+
+from __future__ import annotations
+
+import mimetypes
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from accrue.errors import AccrueError, Conflict
+from accrue.service.access import OPERATOR, OWNER, VIEWER, Access
+from accrue.service.console.forms import form_routes
+from accrue.service.console.page import HERE, Pages, Said, call_of
+from accrue.service.http import verbs
+from accrue.service.http.guard import grant_of
+from accrue.service.http.problems import status_of
+from accrue.service.http.shapes import class_view, name_of
+from accrue.service.http.table import require
+
+if TYPE_CHECKING:
+    from accrue.service.daemon import Device
+
+SHOTS_SHOWN = 60
+GROUPS_SHOWN = 20
+Screen = Callable[["Asked"], Response]
+
+
+class Asked:
+    """One request for a screen."""
+
+    def __init__(self, request: Request, device: Device, access: Access, pages: Pages) -> None:
+        self.request, self.device, self.access, self.pages = request, device, access, pages
+        self.grant = grant_of(request)
+        self.said = pages.said(request)
+        self.event = device.events.last  # before anything is read
+
+    def query(self, name: str) -> str:
+        return self.request.query_params.get(name, "")[:200]
+
+    def show(self, page: str, **values: Any) -> Response:
+        return self.pages.show(self.request, page, said=self.said, event=self.event, **values)
+
+
+# ---- screens ------------------------------------------------------------------------------------
+
+
+def live(ask: Asked) -> Response:
+    sources = " ".join(shlex.quote(source) for source in ask.device.sources) or "camera:0"
+    return ask.show(
+        "live",
+        modules=["live.js"] if ask.device.sources else [],
+        cameras=ask.device.cameras(),
+        cli=[f"accrue watch {sources}", "accrue why PHOTO"],
+    )
+
+
+def teach(ask: Asked) -> Response:
+    may = ask.grant is not None and ask.grant.may(OPERATOR)
+    with ask.device.reading() as box:
+        names = [row.name for row in box.classes()]
+    name = ask.query("class")
+    source = ask.device.sources[0] if ask.device.sources else "PHOTO"
+    return ask.show(
+        "teach",
+        modules=["teach.js"] if ask.device.sources and may else [],
+        names=names,
+        name=name,
+        name_given=bool(ask.said.error),
+        cameras=ask.device.cameras(),
+        cli=[f"accrue class teach {shlex.quote(name or 'NAME')} {shlex.quote(source)}"],
+    )
+
+
+def classes(ask: Asked) -> Response:
+    with ask.device.reading() as box:
+        rows = [row for row in box.classes() if row.counts_as is None]
+        quality = {one.name: one for one in box.quality()} if rows else {}
+    wanted = ask.query("q")
+    if wanted:
+        key = wanted.casefold()
+        rows = [row for row in rows if any(key in n.casefold() for n in (row.name, *row.aliases))]
+    return ask.show(
+        "classes",
+        rows=rows,
+        quality={name: _numbers(one) for name, one in quality.items()},
+        q=wanted,
+        cli=["accrue class list", "accrue class quality"],
+    )
+
+
+def one_class(ask: Asked) -> Response:
+    key = str(ask.request.path_params["id"])
+    with ask.device.reading() as box:
+        name = name_of(box, key)
+        row, shots = box.show(name)
+        etag = class_view(row, box.learned()).etag
+        others = [o for o in box.classes() if o.id != row.id and o.counts_as is None]
+        found = {one.name: one for one in box.quality()}.get(row.name)
+        doubtful = {s.shot.id: s.looks_like for s in box.suspects(name) if s.margin < 0}
+        refusals = box.refusals(name)
+        split = None
+        if ask.query("split"):
+            try:
+                split = box.suggest_split(name)
+            except Conflict as error:
+                if ask.said.error is None:
+                    ask.said = Said(error=error)
+    likely = found.confusable[0].label if found is not None and found.confusable else ""
+    others.sort(key=lambda other: (other.name != likely, other.name.casefold()))
+    quoted = shlex.quote(row.name)
+    return ask.show(
+        "class",
+        row=row,
+        etag=etag,
+        shots=list(reversed(shots))[:SHOTS_SHOWN],
+        more_shots=max(0, len(shots) - SHOTS_SHOWN),
+        others=others,
+        q=None if found is None else _numbers(found),
+        doubtful=doubtful,
+        refusals=refusals,
+        split=split,
+        title=row.name,
+        cli=[
+            f"accrue class show {quoted}",
+            f"accrue class rename {quoted} NEW",
+            f"accrue class merge {quoted} INTO",
+        ],
+    )
+
+
+def unknown(ask: Asked) -> Response:
+    with ask.device.reading() as box:
+        groups = box.unknown()[:GROUPS_SHOWN]
+        names = [row.name for row in box.classes()]
+    return ask.show(
+        "unknown",
+        modules=["unknown.js"],
+        groups=groups,
+        names=names,
+        waiting_unknown=len(groups),
+        cli=["accrue unknown list", "accrue unknown name NAME MOMENT..."],
+    )
+
+
+def history(ask: Asked) -> Response:
+    limit = int(ask.query("limit")) if ask.query("limit").isdecimal() else 50
+    limit = min(max(limit, 10), 1000)
+    with ask.device.reading() as box:
+        entries = box.history(limit + 1)
+    return ask.show(
+        "history",
+        entries=entries[:limit],
+        more=len(entries) > limit and limit < 1000,
+        limit=limit,
+        cli=["accrue history", "accrue undo ENTRY"],
+    )
+
+
+def fleet(ask: Asked) -> Response:
+    return ask.show("fleet", fleet=ask.device.fleet())
+
+
+def device(ask: Asked) -> Response:
+    owner = ask.grant is not None and ask.grant.may(OWNER)
+    with ask.device.reading() as box:
+        store = box.reading()
+        used = store.held().total if store is not None else 0
+        there = len(box.classes())
+    engine = verbs.engine(call_of(ask.request, ask.device, ask.access))
+    checks = None
+    if ask.query("doctor") and ask.grant is not None and ask.grant.may(OPERATOR):
+        from accrue.service.doctor import examine
+
+        checks = list(examine(ask.device.settings))
+    return ask.show(
+        "device",
+        cameras=ask.device.cameras(),
+        about=ask.device.status(),
+        jobs=ask.device.jobs.all()[:5],
+        engine=engine,
+        can_build=any("engine build" in one.hint for one in engine.chain),
+        used=used,
+        budget=ask.device.settings.memory,
+        any=there,
+        checks=checks,
+        access=ask.access.all() if owner else [],
+        me=ask.grant.id if ask.grant else "",
+        cli=["accrue doctor", "accrue engine status", "accrue backup FILE", "accrue pair"],
+    )
+
+
+def pair(ask: Asked) -> Response:
+    return ask.show("pair", code=ask.said.wanted, name="", cli=["accrue pair"])
+
+
+SCREENS: tuple[tuple[str, str | None, Screen], ...] = (
+    ("/", VIEWER, live),
+    ("/teach", VIEWER, teach),
+    ("/classes", VIEWER, classes),
+    ("/classes/{id}", VIEWER, one_class),
+    ("/unknown", VIEWER, unknown),
+    ("/history", VIEWER, history),
+    ("/fleet", VIEWER, fleet),
+    ("/device", VIEWER, device),
+    ("/pair", None, pair),
+)
+
+
+class _Files(StaticFiles):
+    """Asked for again each time, and not sent again where nothing has changed."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+def console_routes(device: Device, access: Access) -> list[BaseRoute]:
+    """The routes of the console, for `more` of `create_app`."""
+    mimetypes.add_type("text/javascript", ".js")  # some machines have it as text/plain
+    pages = Pages(device)
+    screens: list[BaseRoute] = [
+        Route(path, _endpoint(device, access, pages, role, screen), methods=["GET"])
+        for path, role, screen in SCREENS
+    ]
+    files = Mount("/console", _Files(directory=HERE / "static"), name="console")
+    return [*screens, *form_routes(pages, access), files]
+
+
+def _endpoint(
+    device: Device, access: Access, pages: Pages, role: str | None, screen: Screen
+) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        if role is not None and grant_of(request) is None:
+            return RedirectResponse("/pair", 303)
+        ask = Asked(request, device, access, pages)
+        try:
+            require(role, ask.grant)
+            return await to_thread.run_sync(screen, ask)
+        except AccrueError as error:
+            back = "/classes" if request.url.path.startswith("/classes/") else "/"
+            return pages.show(
+                request,
+                "problem",
+                status=status_of(error)[0],
+                said=Said(error=error),
+                back=back,
+            )
+
+    return endpoint
+
+
+def _numbers(report: Any) -> dict[str, Any]:
+    """A report with None where a number does not exist."""
+    accuracy = report.accuracy
+    return {**vars(report), "accuracy": None if accuracy != accuracy else accuracy}
