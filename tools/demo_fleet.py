@@ -161,8 +161,8 @@ def main() -> None:
             lambda: knows(two, shared) and says(two, photo).endswith(shared), "recognising it"
         )
         console.print(
-            f"dock-1 is taught {shared}, {SHOTS} shots; dock-2 recognises it {took:.2f} s after the "
-            f"last of them is on the disk: [green]{says(two, photo)}[/]"
+            f"dock-1 is taught {shared}, {SHOTS} shots; dock-2 recognises it {took:.2f} s after "
+            f"the last of them is on the disk: [green]{says(two, photo)}[/]"
         )
         same(one, two)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from fleet_world import World, call
 
 from accrue.cli import main as device_cli
 from accrue.cli import owner as owner_cli
+from accrue.service.daemon import Device
+from accrue.service.settings import Settings
 
 Photos = dict[str, list[Path]]
 pytestmark = pytest.mark.slow
@@ -430,3 +433,64 @@ def test_an_owner_key_that_others_may_read_is_refused(alone: World) -> None:
 def test_the_programs_know_their_versions() -> None:
     assert call(owner_cli.main, "--version").out.startswith("accrue-fleet ")
     assert call(device_cli.main, "--version").out.startswith("accrue ")
+
+
+def test_a_running_device_follows_its_fleet_joins_late_and_goes_on_after_a_restore(
+    world: World, photos: list[list[Path]], tmp_path: Path
+) -> None:
+    world.join("dock-1")
+    world.device("dock-1", "class", "teach", "bolt", *photos[0])
+    world.sync("dock-1")
+    settings = Settings(state=tmp_path / "dock-2", bundle=world.bundle, views=2)
+    with Device(settings, cameras=[]) as device:
+        assert device.fleet() is None
+        world.join("dock-2")  # by the command line, while the device runs
+
+        def names() -> set[str]:
+            with device.reading() as box:
+                return {row.name for row in box.classes()}
+
+        wait_for(lambda: "bolt" in names())
+        wait_for(lambda: (device.fleet() or {}).get("peers") == 1)
+        with device.writing("olga") as box:
+            list(box.teach("gear", [(str(path), path) for path in photos[1]]))
+        wait_for(lambda: (device.fleet() or {}).get("unsent") == 0)
+        wait_for(lambda: bool((device.fleet() or {}).get("connected")))
+        world.sync("dock-1")
+        assert world.classes("dock-1") == {"bolt": 12, "gear": 12}
+        with device.reading() as box:
+            backup = tmp_path / "both.backup"
+            box.backup(backup)
+        with device.writing("olga") as box:
+            box.remove("gear")
+        device.restore(backup, "olga", replace=True)
+        wait_for(lambda: bool((device.fleet() or {}).get("connected")))
+        assert names() == {"bolt", "gear"}
+        texts = [e.data["message"] for e in device.events.since(0) if e.type == "fleet"]
+        assert any('"bolt" +12 shots' in text for text in texts)
+
+
+def test_a_broker_that_is_away_is_shown_and_stops_nothing(
+    world: World, photos: list[list[Path]], tmp_path: Path
+) -> None:
+    world.join("dock-1")
+    world.stop_broker()
+    settings = Settings(state=tmp_path / "dock-1", bundle=world.bundle, views=2)
+    with Device(settings, cameras=[]) as device:
+        with device.writing("olga") as box:
+            list(box.teach("gear", [(str(path), path) for path in photos[1]]))
+        wait_for(lambda: (device.fleet() or {}).get("unsent") == 1)
+        wait_for(lambda: bool((device.fleet() or {})["problems"]))
+        fleet = device.fleet()
+        assert fleet is not None
+        assert not fleet["connected"]
+        assert "nothing listens at 127.0.0.1" in fleet["problems"][0]
+        world.start_broker()
+        wait_for(lambda: (device.fleet() or {}).get("unsent") == 0)
+
+
+def wait_for(true: Callable[[], bool], deadline_s: float = 60.0) -> None:
+    until = time.monotonic() + deadline_s
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -13,10 +13,9 @@ from accrue.sync.broker import BrokerPlan
 from accrue.sync.discovery import HomeAssistant, Publication, fits_prefix
 from accrue.sync.link import Limits, Link, Loop, Message, Received, Sent
 from accrue.sync.local_broker import LocalBroker
-from accrue.sync.topics import ANNOUNCEMENT, BY_NAME, JSON, Topic, Topics
+from accrue.sync.topics import ANNOUNCEMENT, JSON, Topic, Topics
 
 DEVICE, OTHER = "0123456789ab", "cdefghjkmnpq"
-NAMES = {"answer": BY_NAME["answer"], "version": BY_NAME["version"]}
 
 
 class Client:
@@ -62,7 +61,7 @@ class Client:
                     if outcome is Sent.DONE:
                         home.acknowledged(one)
 
-                self.link.send(Message(one.topic, one.payload, kind(one)), sent)
+                self.link.send(Message(one.topic, one.payload, one.kind), sent)
             self.until(lambda expected=expected: len(outcomes) == expected)
         return outcomes
 
@@ -76,12 +75,6 @@ class Client:
         self.until(lambda: any(m.payload == b"fence" and not m.retained for m in self.heard))
         self.link.unsubscribe([topic, fence])
         return {m.topic: m.payload for m in self.heard if m.retained and m.topic != fence}
-
-
-def kind(publication: Publication) -> Topic:
-    found = NAMES.get(publication.topic.rpartition("/")[2], ANNOUNCEMENT)
-    assert found.retain == publication.retain
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +122,7 @@ CONFIG = f"homeassistant/device/{DEVICE}/accrue-dock/config"
 
 def test_the_announcement_has_what_device_discovery_asks_for(tmp_path: Path) -> None:
     (only,) = home(tmp_path, versions=True).due()
-    assert (only.topic, only.retain) == (CONFIG, True)
+    assert (only.topic, only.kind.retain) == (CONFIG, True)
     said = json.loads(only.payload)
     assert {"device", "origin", "components", "availability", "qos"} == set(said)
     assert said["device"]["identifiers"] == [f"accrue_{DEVICE}"]
@@ -191,7 +184,7 @@ def test_the_answer_is_the_class_or_else_the_verdict(tmp_path, label, verdict, s
     found.answer(label, verdict)
     (only,) = found.due()
     assert json.loads(only.payload) == {"label": shown, "verdict": verdict}
-    assert not only.retain
+    assert not only.kind.retain
 
 
 def test_an_answer_that_did_not_change_is_not_said_again(tmp_path: Path) -> None:
@@ -269,6 +262,20 @@ def test_an_entity_that_is_no_more_is_removed_and_then_left_out(tmp_path: Path) 
     assert [set(json.loads(one.payload)["components"]) for one in taken(home(tmp_path))] == [
         {"answer"}
     ]
+
+
+def test_versions_come_and_go_with_the_policy(tmp_path: Path) -> None:
+    found = home(tmp_path)
+    taken(found)
+    found.follow_versions(True)
+    found.version(1, 2, "parts")
+    assert [one.topic.rpartition("/")[2] for one in taken(found)] == ["config", "version"]
+    found.follow_versions(False)
+    first, second = taken(found)
+    assert json.loads(first.payload)["components"]["version"] == {"platform": "update"}
+    assert set(json.loads(second.payload)["components"]) == {"answer"}
+    found.hear("homeassistant/status", b"online")
+    assert [one.topic for one in taken(found)] == [CONFIG]
 
 
 def test_a_clearing_that_the_broker_never_acknowledged_is_tried_again(tmp_path: Path) -> None:

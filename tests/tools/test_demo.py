@@ -61,7 +61,7 @@ def test_two_devices_share_what_one_is_taught_and_the_owner_rolls_back(tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "s after the last of them is on the disk" in done.stdout
+    assert "the last of them is on the disk" in done.stdout
     assert "Bit for bit what it was before." in done.stdout
 
 
