@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from accrue.sync.enrol import Applicant
     from accrue.sync.owner import Joined, OwnerLine
     from accrue.sync.report import Report, SetReport
+    from accrue.sync.topics import Role
     from accrue.sync.workspace import Invite, Proposal, Step, Workspace
 
 PROGRAM = "accrue-fleet"
@@ -232,6 +233,17 @@ def broker(
     tls: Annotated[
         bool, typer.Option("--tls/--no-tls", help="Encrypt the connection (default).")
     ] = True,
+    relay: Annotated[
+        bool, typer.Option("--relay", help="Also an account for `accrue fleet relay`.")
+    ] = False,
+    home_assistant: Annotated[
+        str,
+        typer.Option(
+            "--home-assistant",
+            metavar="PREFIX",
+            help="Let devices announce themselves there, and make an account for Home Assistant.",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Write the configuration of a Mosquitto broker, or note one that is there."""
@@ -258,14 +270,34 @@ def broker(
             installed_at=installed_at,
             run_as=run_as,
             tls=tls,
+            home_assistant=home_assistant,
         )
         files = write_broker(workspace.folder / BROKER_FOLDER, plan)
         present = workspace.broker
         password = present.password if present and present.user == user else new_password()
         files.set_account(user, "owner", password)
+        made = []
+        if relay:
+            made.append(_helper_account(workspace.folder, files, "relay", "relay"))
+        if home_assistant:
+            made.append(_helper_account(workspace.folder, files, "home-assistant", "home"))
         ca_text = files.ca.read_text() if tls else ""
         workspace.set_broker(Broker(host[0], port, tls, user, password, ca_text))
         _broker_said(workspace, files, as_json)
+        for file in made:
+            note(f"account {file.stem}, its password: {file}")
+
+
+def _helper_account(folder: Path, files: BrokerFolder, user: str, role: Role) -> Path:
+    """An account that is no device's, with its password in a file, which stays as it is."""
+    from accrue.sync.broker import new_password, write_private
+    from accrue.sync.identity import read_secret
+
+    file = folder / f"{user}.password"
+    if not file.exists():
+        write_private(file, new_password() + "\n")
+    files.set_account(user, role, read_secret(file.read_text, "password"))
+    return file
 
 
 def _broker_said(workspace: Workspace, files: BrokerFolder | None, as_json: bool) -> None:
@@ -497,20 +529,17 @@ def add(
 
 
 def _applicant(file: Path) -> Applicant:
-    from accrue.store.failures import translated
     from accrue.sync.enrol import LARGEST_MESSAGE_BYTES, Applicant
+    from accrue.sync.identity import read_file
 
-    try:
-        with translated(file), file.open("rb") as source:
-            return Applicant.from_file(source.read(LARGEST_MESSAGE_BYTES))
-    except Exception as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise NotFound(
-                f"no file {file}",
-                hint="on the device: accrue fleet identity --json > FILE",
-                path=str(file),
-            ) from None
-        raise
+    return Applicant.from_file(
+        read_file(
+            file,
+            LARGEST_MESSAGE_BYTES,
+            missing=f"no file {file}",
+            hint="on the device: accrue fleet identity --json > FILE",
+        )
+    )
 
 
 @roster_app.command()

@@ -336,10 +336,6 @@ class Box:
                 space_id=manifest.space_id if manifest else None,
                 dim=manifest.dim if manifest else None,
             )
-            if self._store.joined is not None:
-                from accrue.sync.shelf import StoreLedger  # needs the extra `sync`, as joining did
-
-                StoreLedger(self._store)  # from now on each change is said to the fleet
         return self._store
 
     def reading(self) -> Store | None:
@@ -353,7 +349,7 @@ class Box:
     def _open(
         self, *, space_id: str | None = None, dim: int | None = None, readonly: bool = False
     ) -> Store:
-        return Store.open(
+        store = Store.open(
             self.settings.state,
             space_id=space_id,
             dim=dim,
@@ -362,6 +358,13 @@ class Box:
             memory=self.settings.memory,
             readonly=readonly,
         )
+        if not readonly and store.joined is not None:
+            try:
+                _give_voice(store)
+            except BaseException:
+                store.close()
+                raise
+        return store
 
     def learned(self) -> Learned:
         """The state and the head served from it, read again when the store has changed."""
@@ -881,6 +884,19 @@ def summed(evidence: Sequence[ClassRows], before: Learned | None, empty: State) 
 
 def _most_common(moments: Sequence[Moment]) -> str:
     return Counter(moment.class_id for moment in moments).most_common(1)[0][0]
+
+
+def _give_voice(store: Store) -> None:
+    """What is taught here is said to the fleet when a process that syncs comes by."""
+    try:
+        from accrue.sync.shelf import StoreLedger
+    except ModuleNotFoundError as error:
+        raise AccrueError(
+            f"{store.path} belongs to a fleet, and the package {error.name} is missing",
+            hint="install it: pip install 'accrue[sync]'",
+            found=error.name,
+        ) from error
+    StoreLedger(store)
 
 
 def _batches(images: Iterable[tuple[str, Given]]) -> Iterator[list[tuple[str, Any]]]:

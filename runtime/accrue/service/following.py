@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -24,11 +25,12 @@ from accrue.store.failures import translated
 from accrue.sync.archive import open_parcel
 from accrue.sync.clock import COUNTER_BITS, Clock, stamp_ms, wall_clock_ms
 from accrue.sync.content import sha256
+from accrue.sync.discovery import HomeAssistant, Publication
 from accrue.sync.exchange import Exchange
 from accrue.sync.identity import Identity, write_private
 from accrue.sync.inbox import Inbox
 from accrue.sync.ledger import Applied, Heard
-from accrue.sync.link import Loop, Timing
+from accrue.sync.link import Loop, Message, Sent, Timing
 from accrue.sync.manifest import Coming, Manifest, ManifestHead, Version
 from accrue.sync.outbox import DiskOutbox
 from accrue.sync.report import TEN_THOUSANDTHS, TEXT_LIMIT, NextKey, Report, SetReport
@@ -38,6 +40,7 @@ from accrue.sync.topics import Address
 from accrue.sync.trust import Reason
 
 OUTBOX_FILE = "outbox.db"
+HOME_FILE = "home-assistant.json"
 _BY_ROSTER: tuple[Reason, ...] = ("unknown-device", "revoked", "forged")
 
 
@@ -97,10 +100,20 @@ class Following:
         self._reported_bytes: bytes | None = None
         self._refused_before: Counter[Reason] = Counter()
         self._looking = False
+        self._home_refused = False
         self._connection = 0
         self._head: ManifestHead | None = None
         self._fetching: set[str] = set()
         self._manifest: tuple[Version, Manifest] | None = None
+        self.home = HomeAssistant(
+            fleet.folder / HOME_FILE,
+            prefix=fleet.box.settings.home_assistant,
+            fleet=self.membership.fleet,
+            device=self.identity.device,
+            name=self.name_of(self.identity.device),
+            software=__version__,
+            versions=self.ledger.policy == "curated",
+        )
         self.exchange = Exchange(
             self.ledger,
             self.inbox,
@@ -108,6 +121,7 @@ class Following:
             outbox=self._outbox,
             on_applied=self._applied,
             on_document=self._document,
+            on_other=lambda message: self.home.hear(message.topic, message.payload),
             report=self._report,
             loop=loop,
             timing=timing,
@@ -137,13 +151,19 @@ class Following:
         connections = self.exchange.link.connections
         if connections != self._connection:
             self._connection, self._looking = connections, False
+            self.home.reconnected()
+            if self.home.subscriptions:
+                self.exchange.link.subscribe(self.home.subscriptions)
         self._complete()
+        if self.home.is_used and self.exchange.is_ready:
+            self._tell_home()
 
     @property
     def is_settled(self) -> bool:
         """Nothing is under way: all that the fleet had to say is applied, all own acknowledged."""
         return (
             self.exchange.is_settled
+            and self.home.is_settled
             and self.trust.roster is not None
             and not self._looking
             and not self._fetching
@@ -160,6 +180,36 @@ class Following:
         roster = self.trust.roster
         member = roster.devices.get(device) if roster else None
         return member.name if member else device
+
+    def _tell_home(self) -> None:
+        """Home Assistant, where it is in use; and what was told there before and is no more."""
+        curated = self.ledger.policy == "curated"
+        self.home.call(self.name_of(self.identity.device))
+        self.home.follow_versions(curated)
+        if curated:
+            latest = self._head and self._head.version_for(self.identity.device)
+            self.home.version(
+                self.installed.number,
+                latest.number if latest else None,
+                self.ledger.scope.class_set,
+            )
+        for one in self.home.due():
+            self.exchange.link.send(
+                Message(one.topic, one.payload, one.kind), partial(self._told_home, one)
+            )
+
+    def _told_home(self, one: Publication, sent: Sent) -> None:
+        if sent is Sent.DONE:
+            self.home.acknowledged(one)
+        elif sent is not Sent.LOST:
+            self.home.refused(one)
+            if self._home_refused:
+                return
+            self._home_refused = True
+            self._told(
+                "the broker does not let this device announce itself to Home Assistant: "
+                "accrue-fleet broker --home-assistant PREFIX"
+            )
 
     def _sign(self, revision: int, data: bytes) -> bytes:
         return self.identity.key_at(revision).sign(data)

@@ -132,7 +132,8 @@ class Database:
 
     def on_rollback(self, action: Callable[[], None]) -> None:
         """Calls `action` if the present level of `atomic()`, or one around it, is rolled back."""
-        self._undo_in_memory.append(action)
+        if self._level:
+            self._undo_in_memory.append(action)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

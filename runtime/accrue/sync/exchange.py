@@ -109,6 +109,7 @@ class Exchange:
         outbox: keeps what must still be cleared over a restart.
         on_applied: told after contributions changed the ledger.
         on_document: gets each roster, manifest and announcement, as it came: (address, payload).
+        on_other: gets what came on no topic of the fleet; somebody else subscribed to it.
         report: makes the signed report when one is due; None: nothing to report.
         follow: chooses between the devices' own topics and a relay's batches.
         loop: shared by many exchanges of one process; its own where none is given.
@@ -127,6 +128,7 @@ class Exchange:
         outbox: Outbox | None = None,
         on_applied: Callable[[Applied], None] = lambda _: None,
         on_document: Callable[[Address, bytes], None] = lambda address, payload: None,
+        on_other: Callable[[Received], object] = lambda message: None,
         report: Callable[[], bytes | None] = lambda: None,
         follow: Follow | None = None,
         loop: Loop | None = None,
@@ -143,6 +145,7 @@ class Exchange:
         self._outbox = outbox if outbox is not None else MemoryOutbox()
         self._on_applied = on_applied
         self._on_document = on_document
+        self._on_other = on_other
         self._report = report
         self._clock = clock
         self._now_ms = now_ms
@@ -340,6 +343,7 @@ class Exchange:
     def on_message(self, message: Received) -> None:
         address = self.topics.parse(message.topic)
         if address is None:
+            self._on_other(message)
             return
         if address.name == "relay-state":
             self._heard_relay(message)
