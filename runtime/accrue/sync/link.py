@@ -48,6 +48,7 @@ KIB = 1024
 READS_PER_STEP = 8  # of 64 KiB, before other links get their turn
 OUT_BUFFER_BYTES = 512 * KIB  # handed to paho and not yet to the kernel
 SUSPICIOUS = 3  # connections in a row that were lost at once
+NOWHERE = "the-wire-is-connected.invalid"  # for paho, which must never connect by itself
 UNLIMITED_BYTES = 268_435_455  # MQTT's own limit of a packet
 
 
@@ -132,7 +133,7 @@ Subscribed = Callable[[bool], None]
 
 
 class Link:
-    """Keeps one client connected.
+    """Keeps one client connected. A step blocks for nothing but looking a host's name up.
 
     Attributes:
         phase: where it stands.
@@ -408,7 +409,7 @@ class Link:
         connect.ReceiveMaximum = self.timing.receive_maximum
         connect.MaximumPacketSize = self.timing.accept_bytes
         client.connect_async(
-            self.endpoint.host,
+            NOWHERE,
             self.endpoint.port,
             self.timing.keepalive_s,
             clean_start=self.timing.session_expiry_s == 0,
@@ -665,7 +666,11 @@ class Loop:
 
 
 class _Client(mqtt.Client):
-    """paho on a socket that is connected already: its own way of connecting blocks the thread."""
+    """paho on a socket that is connected already: its own way of connecting blocks the thread.
+
+    It knows neither the broker's name nor TLS, so a paho that no longer asks for the socket here
+    cannot send the password unencrypted: it finds no such host.
+    """
 
     def __init__(self, client_id: str, wire: Wire) -> None:
         super().__init__(
