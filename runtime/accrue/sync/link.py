@@ -36,6 +36,7 @@ from accrue.sync.endpoint import (
     Endpoint,
     ended,
     lost_again,
+    not_mqtt,
     rejected,
     tls_context,
     unreachable,
@@ -479,10 +480,13 @@ class Link:
         self.busy = False
         for _ in range(READS_PER_STEP):
             more = wire.fill()
-            while wire.has_input and not wire.closed:
-                client.loop_read()
-            if wire.at_end and not wire.closed:
-                client.loop_read()  # it sees the end and says so
+            try:
+                while wire.has_input and not wire.closed:
+                    client.loop_read()
+                if wire.at_end and not wire.closed:
+                    client.loop_read()  # it sees the end and says so
+            except Exception as error:  # nothing of ours runs in there: see the callbacks above
+                self._failure = not_mqtt(self.endpoint, error)
             self._after()
             if not more or self._wire is not wire:
                 return
