@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from accrue.learn.statistics import Rows
-from accrue.store import Store, class_key, fleet
+from accrue.store import Store, fleet
 from accrue.sync.contribution import Contribution
 from accrue.sync.ledger import Applied, Heard
 from accrue.sync.shelf import StoreLedger
@@ -52,9 +52,8 @@ class Loyal(StoreLedger):
         super().speak(db)
         after = _seen(db)
         for what in self._promised(db, untold or []):
-            is_undo = self._verb(db) in ("undo", "redo")
             for key, value in before[what].items() ^ after[what].items():
-                if what == "name" and key not in before["name"] and not is_undo:
+                if what == "name" and key not in before["name"]:
                     continue  # of a class that came back, or that shows a name that became free
                 if not self._may_differ(what, key, value, before, after):
                     raise AssertionError(f"{what} {key}: was {before[what]}, is {after[what]}")
@@ -84,11 +83,7 @@ class Loyal(StoreLedger):
             return True  # an undo leaves a class there that holds what others gave
         if what == "target" and before["target"][key] not in after["class"]:
             return True  # what it counted as is gone
-        if what == "name" and before[what].get(key, value) not in before["class"]:
-            return True
-        # A name that has become free leads to another class that shows it.
-        shown = class_key(after["class"].get(value, "")) if what == "name" else None
-        return what == "name" and key not in before["name"] and shown == key
+        return what == "name" and before[what].get(key, value) not in before["class"]
 
 
 def _seen(db: Any) -> dict[str, dict[Any, Any]]:

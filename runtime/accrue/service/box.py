@@ -336,10 +336,6 @@ class Box:
                 space_id=manifest.space_id if manifest else None,
                 dim=manifest.dim if manifest else None,
             )
-            if self._store.joined is not None:
-                from accrue.sync.shelf import StoreLedger  # needs the extra `sync`, as joining did
-
-                StoreLedger(self._store)  # from now on each change is said to the fleet
         return self._store
 
     def reading(self) -> Store | None:

@@ -329,8 +329,8 @@ class StoreLedger:
     def _adopt(self, db: sqlite3.Connection, class_id: str, seen: int) -> None:
         key: _Key = (self._device, class_id, "own")
         own = self._held[key]
-        if own.revision > seen:
-            return
+        if own.revision > max(seen, self._considered.get(class_id, 0)):
+            return  # a draft; what an earlier manifest made of it is none
         listed = self._held.get((self._device, class_id, "manifest"))
         facts = dict(listed.facts) if listed else {}
         gone = dict(listed.gone) if listed else {}
@@ -608,15 +608,6 @@ class StoreLedger:
             fleet.consider(db, class_id, new.revision)
             self._considered[class_id] = new.revision
         self._hold(key, new)
-
-    def outran(self, class_id: str, revision: int) -> None:
-        """The fleet has a revision of this device that is none of this state: it was restored.
-
-        What the state says now takes its place.
-        """
-        with self._writing() as db:
-            self._clock.observe(revision)
-            self._say_again(db, class_id, revision)
 
     def _settle(
         self,
