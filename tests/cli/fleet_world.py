@@ -73,12 +73,10 @@ class World:
 
     def start_device(self, name: str, *words: str) -> subprocess.Popen[str]:
         """A call in a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "accrue.cli.main", *self._device(name), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return _start("accrue.cli.main", *self._device(name), *words)
+
+    def start_owner(self, *words: str) -> subprocess.Popen[str]:
+        return _start("accrue.cli.owner", "--fleet", str(self.folder / "owner"), *words)
 
     def start(self) -> None:
         """The fleet and its broker, from an empty folder."""
@@ -129,3 +127,12 @@ class World:
 
     def digest(self, name: str) -> str:
         return str(self.device(name, "class", "list", "--json").json["digest"])
+
+
+def _start(module: str, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", module, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -136,8 +136,10 @@ def add_tab(context: Any, home: Served) -> Screen:
     screen = Screen(page, home)
     page.on(
         "console",
-        lambda m: m.type in ("error", "warning")
-        and screen.faults.append(f"{m.text} {m.location.get('url', '')}"),
+        lambda m: (
+            m.type in ("error", "warning")
+            and screen.faults.append(f"{m.text} {m.location.get('url', '')}")
+        ),
     )
     page.on("pageerror", lambda error: screen.faults.append(str(error)))
 

@@ -363,3 +363,66 @@ def test_a_code_for_another_screen_is_shown_with_its_picture_and_can_be_revoked(
     guest.allow("401", "WebSocket")
     guest.go("/classes")
     assert guest.page.url.endswith("/pair")
+
+
+def test_the_shutter_can_be_held_by_finger_and_by_key(
+    taught: Served, open_screen: Callable[..., Screen], pair: Callable[..., None]
+) -> None:
+    screen = open_screen(taught)
+    pair(screen, "Hold", OPERATOR)
+    cookie = {"name": "accrue_look", "value": "shutter:hold", "url": taught.url}
+    screen.page.context.add_cookies([cookie])
+    screen.go("/teach?class=hex+bolt")
+    screen.see(".preview img")
+    page = screen.page
+    box = screen.see(".shutter").bounding_box()
+    page.mouse.move(box["x"] + 30, box["y"] + 30)
+    for press, let_go in (
+        (page.mouse.down, page.mouse.up),
+        (lambda: page.keyboard.down("Space"), lambda: page.keyboard.up("Space")),
+    ):
+        press()
+        screen.see(".shutter[aria-pressed=true]")
+        page.wait_for_timeout(1200)
+        let_go()
+        screen.see(".review, .hint:has-text('No picture')")
+        page.locator("button.danger").click()
+        screen.see(".shutter[aria-pressed=false]")
+
+
+def test_enter_on_the_shutter_and_the_keys_of_live_do_what_they_say(
+    taught: Served, open_screen: Callable[..., Screen], pair: Callable[..., None]
+) -> None:
+    screen = open_screen(taught)
+    pair(screen, "Keys", OPERATOR)
+    page = screen.page
+    screen.go("/teach?class=hex+bolt")
+    screen.see(".preview img")
+    page.locator(".shutter").focus()
+    page.keyboard.press("Enter")
+    screen.see(".shutter[aria-pressed=true]")
+    page.wait_for_timeout(1000)
+    page.keyboard.press("Space")  # the other key, on the same button: once
+    screen.see(".review, .hint:has-text('No picture')")
+    page.locator("button.danger").click()
+    screen.go("/")
+    settle(screen, "/")
+    page.keyboard.press("Space")
+    screen.see(".verbs button[aria-pressed=true]")
+    page.keyboard.press("w")
+    screen.see("dialog .thumbs")
+    page.keyboard.press("Escape")
+    page.locator("dialog").wait_for(state="detached")
+    page.keyboard.press("f")
+    screen.see("dialog .picker")
+    first = page.locator("dialog .picker li bdi").first.inner_text()
+    page.locator("dialog h2").click()
+    page.keyboard.press("1")
+    screen.see(".toast")
+    with taught.device.reading() as box:
+        newest = box.history(1)[0]
+    if page.locator(".toast .undo").count():  # unless it repeats a shot that is there
+        assert (newest.verb, newest.actor) == ("teach", "Keys")
+        assert first in newest.summary
+        with taught.device.writing("test") as box:
+            box.undo(newest.seq)

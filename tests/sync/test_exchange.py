@@ -253,6 +253,28 @@ def test_a_device_killed_at_any_stage_of_the_start_ends_as_if_it_had_not_been(
     assert _data_topics(broker, ONE) == _listed(fleet, ONE)
 
 
+@pytest.mark.parametrize("stage", list(Stage)[1:5], ids=lambda stage: stage.name)
+def test_a_broker_killed_at_any_stage_of_a_devices_start_is_filled_when_it_is_back(
+    broker: LocalBroker, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    """It had saved nothing, so all of it must come again from the devices."""
+    two = fleet.exchange(broker.endpoint(TWO))
+    fleet.ledgers[TWO].teach("spur gear", fleet.rows())
+    until(lambda: two.is_settled, two.step)
+    fleet.ledgers[ONE].teach("hex bolt", fleet.rows(3))
+    one = fleet.exchange(broker.endpoint(ONE))
+    with monkeypatch.context() as patch:
+        _kill_at(patch, one, stage)
+        with pytest.raises(Killed):
+            until(lambda: one.is_settled, one.step, two.step)
+        broker.kill()
+    broker.start()
+    until(lambda: one.link.connections == two.link.connections == 2, one.step, two.step)
+    settle(fleet, one, two)
+    assert len(fleet.ledgers[TWO].view().classes) == 2
+    assert _data_topics(broker, ONE) == _listed(fleet, ONE)
+
+
 def _kill_at(patch: pytest.MonkeyPatch, one: Exchange, moment: Phase | Stage | str) -> None:
     """Makes the attempt to get to a phase, a stage or past a call end in `Killed`."""
 

@@ -529,20 +529,17 @@ def add(
 
 
 def _applicant(file: Path) -> Applicant:
-    from accrue.store.failures import translated
     from accrue.sync.enrol import LARGEST_MESSAGE_BYTES, Applicant
+    from accrue.sync.identity import read_file
 
-    try:
-        with translated(file), file.open("rb") as source:
-            return Applicant.from_file(source.read(LARGEST_MESSAGE_BYTES))
-    except Exception as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise NotFound(
-                f"no file {file}",
-                hint="on the device: accrue fleet identity --json > FILE",
-                path=str(file),
-            ) from None
-        raise
+    return Applicant.from_file(
+        read_file(
+            file,
+            LARGEST_MESSAGE_BYTES,
+            missing=f"no file {file}",
+            hint="on the device: accrue fleet identity --json > FILE",
+        )
+    )
 
 
 @roster_app.command()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from accrue import __version__
-from accrue.errors import AccrueError, Conflict, FormatError, NotFound
+from accrue.errors import Conflict, FormatError
 from accrue.service.box import Box
 from accrue.store.failures import translated
 from accrue.sync.clock import COUNTER_BITS, wall_clock_ms
@@ -21,6 +21,7 @@ from accrue.sync.identity import (
     Membership,
     fingerprint,
     leave,
+    read_file,
     write_private,
 )
 from accrue.sync.joining import ask
@@ -170,17 +171,12 @@ class Fleet:
             Conflict: it is in a fleet. NotFound: no such file. Rejected: it is for another device.
         """
         self._require_free()
-        try:
-            with translated(file), file.open("rb") as source:
-                data = source.read(LARGEST_MESSAGE_BYTES + 1)
-        except AccrueError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NotFound(
-                    f"no file {file}",
-                    hint="the owner makes it: accrue-fleet roster add FILE --ticket OUT",
-                    path=str(file),
-                ) from None
-            raise
+        data = read_file(
+            file,
+            LARGEST_MESSAGE_BYTES,
+            missing=f"no file {file}",
+            hint="the owner makes it: accrue-fleet roster add FILE --ticket OUT",
+        )
         admission = open_ticket(self.identity(), data)
         return self._enter(admission, admission.broker(host), name)
 

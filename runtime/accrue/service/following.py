@@ -163,6 +163,7 @@ class Following:
         """Nothing is under way: all that the fleet had to say is applied, all own acknowledged."""
         return (
             self.exchange.is_settled
+            and self.home.is_settled
             and self.trust.roster is not None
             and not self._looking
             and not self._fetching
@@ -183,6 +184,7 @@ class Following:
     def _tell_home(self) -> None:
         """Home Assistant, where it is in use; and what was told there before and is no more."""
         curated = self.ledger.policy == "curated"
+        self.home.call(self.name_of(self.identity.device))
         self.home.follow_versions(curated)
         if curated:
             latest = self._head and self._head.version_for(self.identity.device)
@@ -199,7 +201,10 @@ class Following:
     def _told_home(self, one: Publication, sent: Sent) -> None:
         if sent is Sent.DONE:
             self.home.acknowledged(one)
-        elif sent is not Sent.LOST and not self._home_refused:
+        elif sent is not Sent.LOST:
+            self.home.refused(one)
+            if self._home_refused:
+                return
             self._home_refused = True
             self._told(
                 "the broker does not let this device announce itself to Home Assistant: "
