@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from fleet_world import World, call
 
 from accrue.cli import main as device_cli
 from accrue.cli import owner as owner_cli
+from accrue.service.daemon import Device
+from accrue.service.settings import Settings
+from accrue.sync.manifest import Manifest
+from accrue.sync.owner import OwnerLine
+from accrue.sync.workspace import Workspace
 
 Photos = dict[str, list[Path]]
 pytestmark = pytest.mark.slow
@@ -357,6 +364,97 @@ def test_secrets_are_for_their_owner_alone_and_printed_nowhere(world: World) -> 
                 assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
+def test_who_has_the_broker_but_not_the_owners_key_changes_nothing(
+    world: World, photos: list[list[Path]]
+) -> None:
+    world.join("dock-1", "dock-2")
+    world.device("dock-1", "class", "teach", "bolt", *photos[0][:2])
+    world.device("dock-1", "class", "teach", "gear", *photos[1][:2])
+    world.sync("dock-1", "dock-2")
+    world.owner("policy", "default", "curated")
+    world.sync("dock-1", "dock-2")
+    before = world.digest("dock-2")
+    with Workspace.open(world.folder / "owner") as owner:
+        known, first, head = (
+            owner.broker,
+            owner.roster_bytes(1),
+            owner.head_bytes(owner.scopes()[0]),
+        )
+        scope = owner.scopes()[0]
+    assert known is not None
+    assert head is not None
+    with Workspace.create(world.folder / "thief", "plant") as thief:
+        thief.set_broker(known)
+        for _ in range(9):  # a higher version than the owner's
+            thief.set_policy("default", "curated")
+            thief.set_policy("default", "open")
+        nothing = thief.add_manifest(
+            scope,
+            lambda n: Manifest(scope.fleet, scope.class_set, scope.space, scope.dim, n),
+        )
+        for _ in range(9):
+            thief.set_head(scope, nothing, None, "publish", "nothing is in force")
+        with OwnerLine(thief) as line:
+            line.publish()
+    done = world.sync("dock-2")
+    assert done["refused"] == {"forged": 2}, "the roster and the manifest"
+    assert (world.digest("dock-2"), world.classes("dock-2")) == (before, {"bolt": 2, "gear": 2})
+
+    with Workspace.open(world.folder / "thief") as thief, OwnerLine(thief) as line:
+        line.put("roster", first[0])
+        line.put("manifest", head[:-1] + b" ", set=scope.class_set, space=scope.space16)
+    done = world.sync("dock-2")
+    assert done["refused"] == {"forged": 1}, "an old roster is only old"
+    assert world.digest("dock-2") == before
+
+    world.owner("status")  # puts back what the owner signed
+    assert world.sync("dock-2")["refused"] == {}
+    assert world.digest("dock-2") == before
+
+
+def test_another_space_of_a_curated_set_starts_with_nothing_and_is_decided_on_its_own(
+    world: World, photos: list[list[Path]], other_bundle: Path
+) -> None:
+    world.join("dock-1")
+    world.device("dock-1", "class", "teach", "bolt", *photos[0][:2])
+    world.sync("dock-1")
+    world.owner("policy", "default", "curated")
+    world.bundles = dict.fromkeys(("dock-3", "dock-4"), other_bundle)
+    world.join("dock-3", "dock-4")
+    world.device("dock-3", "class", "teach", "gear", *photos[1][:2])
+    world.sync("dock-3", "dock-4")
+    assert (world.classes("dock-3"), world.classes("dock-4")) == ({"gear": 2}, {})
+    assert "2 class sets fit" in world.owner("propose", code=5).err
+    space = next(
+        one["space"] for one in world.owner("status", "--json").json["sets"] if one["drafts"]
+    )
+    (proposal,) = world.owner("propose", "--space", space[:8], "--json").json["proposals"]
+    world.owner("approve", proposal["id"])
+    world.owner("publish", "--space", space[:8])
+    world.sync("dock-4", "dock-1")
+    assert world.classes("dock-4") == {"gear": 2}
+    assert world.classes("dock-1") == {"bolt": 2}, "spaces live side by side"
+
+
+def test_an_old_copy_of_the_owners_folder_is_noticed(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.folder / "owner", tmp_path / "copy")
+    world.join("dock-1")
+    done = call(owner_cli.main, "--fleet", tmp_path / "copy", "status")
+    assert done.code == 5
+    assert "this folder is an old copy" in done.err
+
+
+def test_a_code_can_be_waited_for(world: World) -> None:
+    inviting = world.start_owner("roster", "invite", "dock-1", "--wait")
+    assert inviting.stdout is not None
+    code = inviting.stdout.readline().strip()
+    where = ("--broker", "127.0.0.1", "--port", world.port)
+    joined = world.device("dock-1", "fleet", "join", code, *where, "--json").json
+    out, err = inviting.communicate(timeout=60)
+    assert inviting.returncode == 0, err
+    assert f"let dock-1 in: device {joined['device']}" in out
+
+
 # ---- refusals, without a broker ----------------------------------------------------------------
 
 
@@ -430,3 +528,64 @@ def test_an_owner_key_that_others_may_read_is_refused(alone: World) -> None:
 def test_the_programs_know_their_versions() -> None:
     assert call(owner_cli.main, "--version").out.startswith("accrue-fleet ")
     assert call(device_cli.main, "--version").out.startswith("accrue ")
+
+
+def test_a_running_device_follows_its_fleet_joins_late_and_goes_on_after_a_restore(
+    world: World, photos: list[list[Path]], tmp_path: Path
+) -> None:
+    world.join("dock-1")
+    world.device("dock-1", "class", "teach", "bolt", *photos[0])
+    world.sync("dock-1")
+    settings = Settings(state=tmp_path / "dock-2", bundle=world.bundle, views=2)
+    with Device(settings, cameras=[]) as device:
+        assert device.fleet() is None
+        world.join("dock-2")  # by the command line, while the device runs
+
+        def names() -> set[str]:
+            with device.reading() as box:
+                return {row.name for row in box.classes()}
+
+        wait_for(lambda: "bolt" in names())
+        wait_for(lambda: (device.fleet() or {}).get("peers") == 1)
+        with device.writing("olga") as box:
+            list(box.teach("gear", [(str(path), path) for path in photos[1]]))
+        wait_for(lambda: (device.fleet() or {}).get("unsent") == 0)
+        wait_for(lambda: bool((device.fleet() or {}).get("connected")))
+        world.sync("dock-1")
+        assert world.classes("dock-1") == {"bolt": 12, "gear": 12}
+        with device.reading() as box:
+            backup = tmp_path / "both.backup"
+            box.backup(backup)
+        with device.writing("olga") as box:
+            box.remove("gear")
+        device.restore(backup, "olga", replace=True)
+        wait_for(lambda: bool((device.fleet() or {}).get("connected")))
+        assert names() == {"bolt", "gear"}
+        texts = [e.data["message"] for e in device.events.since(0) if e.type == "fleet"]
+        assert any('"bolt" +12 shots' in text for text in texts)
+
+
+def test_a_broker_that_is_away_is_shown_and_stops_nothing(
+    world: World, photos: list[list[Path]], tmp_path: Path
+) -> None:
+    world.join("dock-1")
+    world.stop_broker()
+    settings = Settings(state=tmp_path / "dock-1", bundle=world.bundle, views=2)
+    with Device(settings, cameras=[]) as device:
+        with device.writing("olga") as box:
+            list(box.teach("gear", [(str(path), path) for path in photos[1]]))
+        wait_for(lambda: (device.fleet() or {}).get("unsent") == 1)
+        wait_for(lambda: bool((device.fleet() or {})["problems"]))
+        fleet = device.fleet()
+        assert fleet is not None
+        assert not fleet["connected"]
+        assert "nothing listens at 127.0.0.1" in fleet["problems"][0]
+        world.start_broker()
+        wait_for(lambda: (device.fleet() or {}).get("unsent") == 0)
+
+
+def wait_for(true: Callable[[], bool], deadline_s: float = 60.0) -> None:
+    until = time.monotonic() + deadline_s
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)

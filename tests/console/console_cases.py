@@ -134,7 +134,13 @@ class Screen:
 def add_tab(context: Any, home: Served) -> Screen:
     page = context.new_page()
     screen = Screen(page, home)
-    page.on("console", lambda m: m.type in ("error", "warning") and screen.faults.append(m.text))
+    page.on(
+        "console",
+        lambda m: (
+            m.type in ("error", "warning")
+            and screen.faults.append(f"{m.text} {m.location.get('url', '')}")
+        ),
+    )
     page.on("pageerror", lambda error: screen.faults.append(str(error)))
 
     def route(route: Any) -> None:

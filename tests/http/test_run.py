@@ -110,6 +110,8 @@ def test_on_loopback_it_prints_an_address_that_pairs_an_owner_once(
         assert httpx.post(f"{url}/api/v1/pair", json=body).status_code == 403
         headers = {"authorization": f"Bearer {paired.json()['token']}"}
         with httpx.Client(base_url=f"{url}/api/v1", headers=headers) as client:
+            page = client.get(f"{url}/")
+            assert page.headers["content-type"].startswith("text/html")
             until(lambda: (client.get("/cameras").json()["cameras"][0]["answer"] or {}).get("of"))
             client.patch("/classes/nut", json={"name": "hex nut"}).raise_for_status()
             until(lambda: "hex nut" in events.read_text())

@@ -44,7 +44,13 @@ def test_it_is_at_most_250_mb_with_all_it_depends_on(installed: Path) -> None:
 def test_every_module_imports_where_torch_onnx_and_tensorrt_are_absent(installed: Path) -> None:
     code = f"""
 import importlib, pkgutil, sys
-EXTRA = {{"accrue.service.http": {{"starlette", "anyio"}}}}  # needs the extra `console`
+EXTRA = {{  # parts that need an extra, by what is then missing
+    "accrue.service.http": ("starlette", "anyio", "uvicorn"),
+    "accrue.service.console": ("starlette", "anyio", "jinja2"),
+    "accrue.sync": ("paho", "cryptography"),
+    "accrue.service": ("paho", "cryptography"),
+    "accrue.cli": ("paho", "cryptography"),
+}}
 sys.path[:0] = [{str(installed)!r}]
 import accrue
 assert accrue.__file__.startswith({str(installed)!r}), accrue.__file__
@@ -52,8 +58,11 @@ for module in pkgutil.walk_packages(accrue.__path__, "accrue."):
     try:
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
-        part = next(name for name in EXTRA if module.name.startswith(name))
+        part = next((name for name in EXTRA if module.name.startswith(name)), None)
+        assert part is not None, (module.name, error)
         assert error.name.partition(".")[0] in EXTRA[part], (module.name, error)
+for part in ("box", "watch", "daemon", "access"):
+    assert f"accrue.service.{{part}}" in sys.modules, part
 found = [name for name in {FORBIDDEN!r} if name in sys.modules]
 assert not found, found
 """

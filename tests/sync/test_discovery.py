@@ -13,10 +13,9 @@ from accrue.sync.broker import BrokerPlan
 from accrue.sync.discovery import HomeAssistant, Publication, fits_prefix
 from accrue.sync.link import Limits, Link, Loop, Message, Received, Sent
 from accrue.sync.local_broker import LocalBroker
-from accrue.sync.topics import ANNOUNCEMENT, BY_NAME, JSON, Topic, Topics
+from accrue.sync.topics import ANNOUNCEMENT, JSON, Topic, Topics
 
 DEVICE, OTHER = "0123456789ab", "cdefghjkmnpq"
-NAMES = {"answer": BY_NAME["answer"], "version": BY_NAME["version"]}
 
 
 class Client:
@@ -62,7 +61,7 @@ class Client:
                     if outcome is Sent.DONE:
                         home.acknowledged(one)
 
-                self.link.send(Message(one.topic, one.payload, kind(one)), sent)
+                self.link.send(Message(one.topic, one.payload, one.kind), sent)
             self.until(lambda expected=expected: len(outcomes) == expected)
         return outcomes
 
@@ -76,12 +75,6 @@ class Client:
         self.until(lambda: any(m.payload == b"fence" and not m.retained for m in self.heard))
         self.link.unsubscribe([topic, fence])
         return {m.topic: m.payload for m in self.heard if m.retained and m.topic != fence}
-
-
-def kind(publication: Publication) -> Topic:
-    found = NAMES.get(publication.topic.rpartition("/")[2], ANNOUNCEMENT)
-    assert found.retain == publication.retain
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +122,7 @@ CONFIG = f"homeassistant/device/{DEVICE}/accrue-dock/config"
 
 def test_the_announcement_has_what_device_discovery_asks_for(tmp_path: Path) -> None:
     (only,) = home(tmp_path, versions=True).due()
-    assert (only.topic, only.retain) == (CONFIG, True)
+    assert (only.topic, only.kind.retain) == (CONFIG, True)
     said = json.loads(only.payload)
     assert {"device", "origin", "components", "availability", "qos"} == set(said)
     assert said["device"]["identifiers"] == [f"accrue_{DEVICE}"]
@@ -191,7 +184,7 @@ def test_the_answer_is_the_class_or_else_the_verdict(tmp_path, label, verdict, s
     found.answer(label, verdict)
     (only,) = found.due()
     assert json.loads(only.payload) == {"label": shown, "verdict": verdict}
-    assert not only.retain
+    assert not only.kind.retain
 
 
 def test_an_answer_that_did_not_change_is_not_said_again(tmp_path: Path) -> None:
@@ -209,6 +202,15 @@ def test_what_was_not_acknowledged_is_said_again_after_a_new_connection(tmp_path
     assert found.due() == []
     found.reconnected()
     assert found.due() == first
+
+
+def test_what_the_broker_refused_is_left_until_there_is_a_new_connection(tmp_path: Path) -> None:
+    found = home(tmp_path)
+    (only,) = found.due()
+    found.refused(only)
+    assert found.is_settled
+    found.reconnected()
+    assert found.due() == [only]
 
 
 def test_an_unreadable_list_is_set_aside(tmp_path: Path) -> None:
@@ -254,21 +256,41 @@ def test_when_home_assistant_comes_up_everything_is_said_again(tmp_path, clients
 
 def test_another_prefix_and_switching_off_leave_nothing_on_the_broker(tmp_path, clients) -> None:
     device, assistant = clients
-    device.publish(home(tmp_path))
+    found = home(tmp_path, versions=True)
+    found.version(1, 1, "parts")
+    device.publish(found)
     assert CONFIG in assistant.retained("homeassistant/#")
+    assert assistant.retained("accrue/v1/dock/dev/+/version")
     device.publish(home(tmp_path, prefix=""))
     assert CONFIG not in assistant.retained("homeassistant/#")
+    assert assistant.retained("accrue/v1/dock/dev/+/version") == {}
     assert home(tmp_path, prefix="").due() == []
 
 
 def test_an_entity_that_is_no_more_is_removed_and_then_left_out(tmp_path: Path) -> None:
     taken(home(tmp_path, versions=True))
-    first, second = taken(home(tmp_path, versions=False))
+    cleared, first, second = taken(home(tmp_path, versions=False))
+    assert (cleared.topic.rpartition("/")[2], cleared.payload) == ("version", b"")
     assert json.loads(first.payload)["components"]["version"] == {"platform": "update"}
     assert set(json.loads(second.payload)["components"]) == {"answer"}
     assert [set(json.loads(one.payload)["components"]) for one in taken(home(tmp_path))] == [
         {"answer"}
     ]
+
+
+def test_versions_come_and_go_with_the_policy(tmp_path: Path) -> None:
+    found = home(tmp_path)
+    taken(found)
+    found.follow_versions(True)
+    found.version(1, 2, "parts")
+    assert [one.topic.rpartition("/")[2] for one in taken(found)] == ["config", "version"]
+    found.follow_versions(False)
+    cleared, first, second = taken(found)
+    assert (cleared.topic.rpartition("/")[2], cleared.payload) == ("version", b"")
+    assert json.loads(first.payload)["components"]["version"] == {"platform": "update"}
+    assert set(json.loads(second.payload)["components"]) == {"answer"}
+    found.hear("homeassistant/status", b"online")
+    assert [one.topic for one in taken(found)] == [CONFIG]
 
 
 def test_a_clearing_that_the_broker_never_acknowledged_is_tried_again(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -230,3 +233,27 @@ def test_batches_stay_below_the_brokers_maximum(tmp_path: Path) -> None:
 )
 def test_a_state_that_cannot_be_read_says_nothing(payload: bytes) -> None:
     assert read_state(payload) == ("", "", {})
+
+
+def test_the_command_relays_until_it_is_interrupted(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "relay.password"
+    file.write_text(world.broker.passwords["relay"] + "\n")
+    words = ["fleet", "relay", "dock", "--broker", "127.0.0.1", "--no-tls", "--json"]
+    words += ["--port", str(world.broker.port), "--password-file", str(file)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accrue.cli.main", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        world.until(lambda: "ready" in world.reader.states())
+        name = world.speaker.say(1, b"x")
+        world.until(lambda: bool(world.reader.messages()))
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert world.reader.messages() == [(name, b"x")]
+    assert process.returncode == 130
+    assert json.loads(out.splitlines()[-1])["state"] == "ready"
+    world.until(lambda: "stopped" in world.reader.states())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,22 @@ def test_demo_runs_on_a_folder_of_ones_own(tmp_path: Path) -> None:
     done = demo(tmp_path, "--images", "mine")
     assert done.returncode == 0, done.stderr
     assert "The same, bit for bit." in done.stdout
+
+
+@pytest.mark.slow
+def test_two_devices_share_what_one_is_taught_and_the_owner_rolls_back(tmp_path: Path) -> None:
+    if not (shutil.which("mosquitto") or Path("/usr/sbin/mosquitto").exists()):
+        pytest.skip("no Mosquitto here: apt-get install mosquitto")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "demo_fleet.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCRUE_DEMO_FOLDER": str(tmp_path / "fleet"), "COLUMNS": "120"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the last of them is on the disk" in done.stdout
+    assert "Bit for bit what it was before." in done.stdout
 
 
 def test_demo_says_what_a_folder_must_hold(tmp_path: Path) -> None:

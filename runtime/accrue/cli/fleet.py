@@ -12,6 +12,7 @@ import typer
 
 from accrue.cli.classes import Json
 from accrue.cli.output import count, emit, note, say
+from accrue.cli.relay import relay
 from accrue.cli.session import open_box
 from accrue.errors import AccrueError, BrokerUnreachable, NotFound, UsageError
 
@@ -20,6 +21,7 @@ app = typer.Typer(help="Share classes with a fleet of devices.", no_args_is_help
 Name = Annotated[
     str, typer.Option("--name", metavar="NAME", help="What the device is to be called.")
 ]
+app.command()(relay)
 DEFAULT_PORT = 8883
 ONCE_SECONDS = 120
 STEP_S = 0.5

@@ -18,8 +18,9 @@ from accrue import __version__
 from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.box import Box, Prediction, Receipt
 from accrue.service.burst import Burst
-from accrue.service.events import ANSWER, CAMERA, CLASSES, JOB, TEACH, UNKNOWN, Events
+from accrue.service.events import ANSWER, CAMERA, CLASSES, FLEET, JOB, TEACH, UNKNOWN, Events
 from accrue.service.jobs import Job, Jobs
+from accrue.service.member import Member
 from accrue.service.settings import Settings
 from accrue.service.teaching import OPEN, RECORDING, TeachSession
 from accrue.service.unknown import FILE_NAME as UNKNOWN_FILE
@@ -129,6 +130,7 @@ class Device:
         self._alive, self._opened = alive, opened
         self._reader: Box | None = None
         self._watch: Watch | None = None
+        self._member: Member | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
@@ -156,8 +158,10 @@ class Device:
             self.box.require_same_space()
             extra = {} if self._opened is None else {"opened": self._opened}
             self._watch = Watch(self.box.beside(), self.sources, remark=self._remark, **extra)
+            self._reader.answering = self._watch.knowledge.best_for
             self._head = self._newest_entry(self._reader)
             self._unknown = self._unknown_stamp()
+            self._member = Member(self.box.beside, self._fleet_told)
         except BaseException:
             self.stop()
             raise
@@ -171,6 +175,9 @@ class Device:
             if session.state in OPEN:
                 session.cancel()
         self.jobs.close()
+        if self._member is not None:
+            self._member.close()
+            self._member = None
         if self._thread is not None:
             self._thread.join(timeout=10)
             self._thread = None
@@ -246,10 +253,10 @@ class Device:
     def released(self, actor: str) -> Iterator[Box]:
         """The only one that has the state folder: for putting another database into its place."""
         with self._write_lock, self._read_lock:
-            watch = self._watch
-            if watch is None or self._reader is None:
+            watch, member = self._watch, self._member
+            if watch is None or member is None or self._reader is None:
                 raise Conflict("the device is not running", hint="start it")
-            with watch.knowledge.released():
+            with member.released(), watch.knowledge.released():
                 self._reader.close()
                 try:
                     yield self.box
@@ -335,8 +342,12 @@ class Device:
         }
 
     def fleet(self) -> dict[str, Any] | None:
-        """None: this device belongs to no fleet."""
-        return None
+        """How the device stands in its fleet (`accrue fleet status`); None where it is in none."""
+        return None if self._member is None else self._member.view()
+
+    def _fleet_told(self, text: str) -> None:
+        log.info("fleet: %s", text)
+        self.events.publish(FLEET, message=text)
 
     # ---- teaching from a camera -----------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from accrue.errors import ConfigError
 from accrue.store.files import write_atomically
+from accrue.sync.topics import ANNOUNCEMENT, BY_NAME, Topic, Topics
 
 PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,3}")
 ANSWER_EXPIRES_S = 300  # an answer says what is seen now: older than this it is no longer shown
@@ -27,11 +28,11 @@ _PLATFORMS = {_ANSWER: "sensor", _VERSION: "update"}
 
 @dataclass(frozen=True)
 class Publication:
-    """One message for the broker, QoS 1."""
+    """One message for the broker, sent as its kind is."""
 
+    kind: Topic
     topic: str
     payload: bytes
-    retain: bool
 
 
 def fits_prefix(prefix: str) -> bool:
@@ -77,13 +78,16 @@ class HomeAssistant:
             )
         self._ledger = ledger
         self._prefix = prefix
-        self._base = f"accrue/v1/{fleet}/dev/{device}"
+        topics = Topics(fleet)
+        self._state_topic = topics.path("state", device=device)
+        self._topics = {key: topics.path(key, device=device) for key in _PLATFORMS}
         self._fleet, self._device, self._name, self._software = fleet, device, name, software
         self._wanted = {_ANSWER: _PLATFORMS[_ANSWER]}
         if versions:
             self._wanted[_VERSION] = _PLATFORMS[_VERSION]
         self._told = _read(ledger)  # topic -> component -> platform
         self._waiting: dict[str, Publication] = {}  # by topic; handed out, not acknowledged
+        self._refused: dict[str, Publication] = {}
         self._due: dict[str, Publication] = {}
         self._states: dict[str, Publication] = {}
         self._announce()
@@ -93,6 +97,11 @@ class HomeAssistant:
         """Where the device is announced. A level of its own is the device id, so that a broker
         can allow each device its own (`pattern write PREFIX/device/%u/+/config`)."""
         return f"{self._prefix}/device/{self._device}/accrue-{self._fleet}/config"
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it is switched on, or was and has something to sweep."""
+        return bool(self._prefix or self._told)
 
     @property
     def subscriptions(self) -> list[str]:
@@ -106,9 +115,9 @@ class HomeAssistant:
         shown = label if label is not None and verdict in ("sure", "maybe") else verdict
         self._state(
             Publication(
-                f"{self._base}/answer",
+                BY_NAME[_ANSWER],
+                self._topics[_ANSWER],
                 _json({"label": shown[:STATE_CHARACTERS], "verdict": verdict}),
-                retain=False,
             )
         )
 
@@ -121,7 +130,24 @@ class HomeAssistant:
             "latest_version": str(latest or installed or 0),
             "title": title[:STATE_CHARACTERS],
         }
-        self._state(Publication(f"{self._base}/version", _json(told), retain=True))
+        self._state(Publication(BY_NAME[_VERSION], self._topics[_VERSION], _json(told)))
+
+    def call(self, name: str) -> None:
+        """What people call the device now."""
+        if name != self._name:
+            self._name = name
+            self._announce()
+
+    def follow_versions(self, on: bool) -> None:
+        """Whether there are versions to tell of; the policy of a class set can change."""
+        if on == (_VERSION in self._wanted):
+            return
+        if on:
+            self._wanted[_VERSION] = _PLATFORMS[_VERSION]
+        else:
+            del self._wanted[_VERSION]
+            self._states.pop(self._topics[_VERSION], None)
+        self._announce()
 
     def hear(self, topic: str, payload: bytes) -> bool:
         """A message of the subscriptions: Home Assistant came up and must be told again.
@@ -138,8 +164,9 @@ class HomeAssistant:
 
     def reconnected(self) -> None:
         """The connection is new: what was handed out may be lost."""
-        self._due = {**self._waiting, **self._due}
+        self._due = {**self._refused, **self._waiting, **self._due}
         self._waiting.clear()
+        self._refused.clear()
 
     def due(self) -> list[Publication]:
         """What is to be published now, each with QoS 1, in this order."""
@@ -147,6 +174,17 @@ class HomeAssistant:
         self._waiting.update(self._due)
         self._due.clear()
         return found
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is to be published, and the broker has answered all that was."""
+        return not self._due and not self._waiting
+
+    def refused(self, done: Publication) -> None:
+        """The broker will not take it; said again with a new connection."""
+        if self._waiting.get(done.topic) == done:
+            del self._waiting[done.topic]
+            self._refused[done.topic] = done
 
     def acknowledged(self, done: Publication) -> None:
         """The broker has it.
@@ -174,9 +212,14 @@ class HomeAssistant:
 
     def _announce(self) -> None:
         current = self.topic if self._prefix else None
+        if any(_VERSION in parts for parts in self._told.values()) and not (
+            current and _VERSION in self._wanted
+        ):  # first, so that the list still knows of it where this is interrupted
+            topic = self._topics[_VERSION]
+            self._due[topic] = Publication(BY_NAME[_VERSION], topic, b"")
         for topic in self._told:
             if topic != current:
-                self._due[topic] = Publication(topic, b"", retain=True)
+                self._due[topic] = Publication(ANNOUNCEMENT, topic, b"")
         if current is None:
             return
         gone = {
@@ -187,7 +230,7 @@ class HomeAssistant:
         if self._told.get(current) != {**self._wanted, **gone}:
             self._told[current] = {**self._wanted, **gone}
             self._write()
-        self._due[current] = Publication(current, _json(self._config(gone)), retain=True)
+        self._due[current] = Publication(ANNOUNCEMENT, current, _json(self._config(gone)))
 
     def _config(self, gone: Mapping[str, str]) -> dict[str, Any]:
         components: dict[str, dict[str, Any]] = {
@@ -196,9 +239,9 @@ class HomeAssistant:
                 "unique_id": f"accrue_{self._device}_answer",
                 "name": "Answer",
                 "icon": "mdi:shape",
-                "state_topic": f"{self._base}/answer",
+                "state_topic": self._topics[_ANSWER],
                 "value_template": "{{ value_json.label }}",
-                "json_attributes_topic": f"{self._base}/answer",
+                "json_attributes_topic": self._topics[_ANSWER],
                 "json_attributes_template": "{{ {'verdict': value_json.verdict} | tojson }}",
                 "expire_after": ANSWER_EXPIRES_S,
             },
@@ -207,7 +250,7 @@ class HomeAssistant:
                 "unique_id": f"accrue_{self._device}_version",
                 "name": "Class set",
                 "entity_category": "diagnostic",
-                "state_topic": f"{self._base}/version",
+                "state_topic": self._topics[_VERSION],
             },
         }
         removed = {key: {"platform": platform} for key, platform in gone.items()}
@@ -223,7 +266,7 @@ class HomeAssistant:
             "origin": {"name": "accrue", "sw_version": self._software},
             "availability": [
                 {
-                    "topic": f"{self._base}/state",
+                    "topic": self._state_topic,
                     "value_template": (
                         "{{ 'online' if value_json.state == 'ready' else 'offline' }}"
                     ),

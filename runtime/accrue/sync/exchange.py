@@ -109,6 +109,7 @@ class Exchange:
         outbox: keeps what must still be cleared over a restart.
         on_applied: told after contributions changed the ledger.
         on_document: gets each roster, manifest and announcement, as it came: (address, payload).
+        on_other: gets what came on no topic of the fleet; somebody else subscribed to it.
         report: makes the signed report when one is due; None: nothing to report.
         follow: chooses between the devices' own topics and a relay's batches.
         loop: shared by many exchanges of one process; its own where none is given.
@@ -127,6 +128,7 @@ class Exchange:
         outbox: Outbox | None = None,
         on_applied: Callable[[Applied], None] = lambda _: None,
         on_document: Callable[[Address, bytes], None] = lambda address, payload: None,
+        on_other: Callable[[Received], object] = lambda message: None,
         report: Callable[[], bytes | None] = lambda: None,
         follow: Follow | None = None,
         loop: Loop | None = None,
@@ -143,6 +145,7 @@ class Exchange:
         self._outbox = outbox if outbox is not None else MemoryOutbox()
         self._on_applied = on_applied
         self._on_document = on_document
+        self._on_other = on_other
         self._report = report
         self._clock = clock
         self._now_ms = now_ms
@@ -156,6 +159,8 @@ class Exchange:
         self._direct = False  # subscribed to the devices' own topics
         self._waiting: list[Callable[[], None]] = []  # for the snapshot that is asked for next
         self._looking: list[Callable[[], None]] = []  # for the one under way
+        self._looks: dict[bytes, Callable[[], None]] = {}  # fences behind `look_at`
+        self._look = 0
         self._granted = 0
         self._on_broker: dict[str, _OnBroker] = {}
         self._owned: dict[str, int] = {}  # when the connection came up
@@ -272,6 +277,24 @@ class Exchange:
         self._waiting.append(done)
         self.follow.look_again(self._clock())
 
+    def look_at(self, devices: Sequence[str], done: Callable[[], None] = lambda: None) -> None:
+        """Asks the broker for all that it retains of these devices.
+
+        Args:
+            done: as of `look_again`.
+        """
+        filters = [self.topics.filter("class", **{**self._own, "device": d}) for d in devices]
+        self._look += 1
+        fence = f"{self._fence.decode()}/{self._look}".encode()
+
+        def looked() -> None:
+            self._unsubscribe(filters)
+            done()
+
+        self._looks[fence] = looked
+        self._subscribe(filters)
+        self.publish("fence", fence, device=self.ledger.device)
+
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Sends what is unsent for so long at most, says `stopped` and ends the connection.
 
@@ -313,6 +336,7 @@ class Exchange:
         self._clearing.clear()
         self._asked.clear()
         self._waiting, self._looking = [], []
+        self._looks.clear()
         for fetch in self._fetches.values():
             fetch.due = 0.0
         self._say("init")
@@ -340,6 +364,7 @@ class Exchange:
     def on_message(self, message: Received) -> None:
         address = self.topics.parse(message.topic)
         if address is None:
+            self._on_other(message)
             return
         if address.name == "relay-state":
             self._heard_relay(message)
@@ -362,7 +387,9 @@ class Exchange:
                 else:
                     self.inbox.chunk(address.device, address.sha256, address.chunk, payload)
         elif name == "fence":
-            if payload == self._fence:
+            if payload in self._looks:
+                self._looks.pop(payload)()
+            elif payload == self._fence:
                 self._looked()
         elif name == "batch":
             self._heard_batch(payload)

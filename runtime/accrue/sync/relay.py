@@ -87,6 +87,14 @@ class Relay:
     def open(self) -> None:
         self.link.open()
 
+    def describe(self) -> str:
+        """How it stands, for people."""
+        if self.error is not None:
+            return str(self.error)
+        if not self._ready:
+            return f"connecting to {self.link.endpoint}"
+        return "standing by: another relay is at work" if self.standing_by else "ready"
+
     def step(self, timeout_s: float) -> None:
         """Waits at most so long, takes what arrives and passes on what is due."""
         if self._since is not None:

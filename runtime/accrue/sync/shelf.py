@@ -331,8 +331,8 @@ class StoreLedger:
     def _adopt(self, db: sqlite3.Connection, class_id: str, seen: int) -> None:
         key: _Key = (self._device, class_id, "own")
         own = self._held[key]
-        if own.revision > seen:
-            return
+        if own.revision > max(seen, self._considered.get(class_id, 0)):
+            return  # a draft; what an earlier manifest made of it is none
         listed = self._held.get((self._device, class_id, "manifest"))
         facts = dict(listed.facts) if listed else {}
         gone = dict(listed.gone) if listed else {}

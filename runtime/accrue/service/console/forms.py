@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 from accrue.errors import AccrueError, UsageError
 from accrue.service.access import OPERATOR, OWNER, Access, Grant
 from accrue.service.console.look import COOKIE
-from accrue.service.console.page import Pages, Said, call_of
+from accrue.service.console.page import KEPT, Pages, Said, call_of
 from accrue.service.console.words import Words
 from accrue.service.http import changes, people
 from accrue.service.http.guard import COOKIE_SECONDS, grant_of, sign_in
@@ -333,7 +333,7 @@ def _failed(
         go = "/pair"
     else:
         part = request.url.path.rpartition("/")[2]
-        wanted = "" if form is None else form.text("name") or form.text("into") or form.text("code")
+        wanted = {} if form is None else {key: form.text(key) for key in KEPT}
         said = Said(error=error, open=part, wanted=wanted)
         go = pages.say(grant, back.format(**request.path_params), said)
     if in_background:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 REMEMBERED = 200
 SAID_SECONDS = 120.0
+KEPT = ("name", "into", "new", "class", "code")  # fields whose words are shown again
 LOOPBACK = ("127.0.0.1", "::1", "localhost", "testclient")
 
 
@@ -49,7 +50,7 @@ class Said:
     entry: int | None = None
     error: AccrueError | None = None
     open: str = ""
-    wanted: str = ""
+    wanted: Mapping[str, str] = field(default_factory=dict)
     pairing: Any = None
 
 
@@ -147,13 +148,14 @@ class Pages:
                 "modules": ["app.js", *modules],
                 "cli": cli,
                 "plain": _overheard(request),
+                "event": self.device.events.last,
                 "waiting_unknown": 0,
                 "problem": told(words, said.error),
                 "done": {"text": said.text, "entry": said.entry, "go": request.url.path}
                 if said.text
                 else None,
                 "open": said.open,
-                "wanted": said.wanted,
+                "wanted": dict.fromkeys(KEPT, "") | dict(said.wanted),
                 "pairing": said.pairing,
                 **values,
             }

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 SHOTS_SHOWN = 60
 GROUPS_SHOWN = 20
+STANDING = {  # of a fleet that cannot be followed yet
+    **{"fleet": "", "name": "", "connected": False, "settled": False, "revoked": False},
+    **{"devices": 0, "unsent": 0, "drafts": 0, "new_key": "", "problems": []},
+    "installed": {},
+}
+INSTALLED = {"number": 0, "wanted": 0, "refused": "", "accuracy": None, "before": None}
 Screen = Callable[["Asked"], Response]
 
 
@@ -39,12 +45,13 @@ class Asked:
         self.request, self.device, self.access, self.pages = request, device, access, pages
         self.grant = grant_of(request)
         self.said = pages.said(request)
+        self.event = device.events.last  # before anything is read
 
     def query(self, name: str) -> str:
         return self.request.query_params.get(name, "")[:200]
 
     def show(self, page: str, **values: Any) -> Response:
-        return self.pages.show(self.request, page, said=self.said, **values)
+        return self.pages.show(self.request, page, said=self.said, event=self.event, **values)
 
 
 # ---- screens ------------------------------------------------------------------------------------
@@ -64,7 +71,7 @@ def teach(ask: Asked) -> Response:
     may = ask.grant is not None and ask.grant.may(OPERATOR)
     with ask.device.reading() as box:
         names = [row.name for row in box.classes()]
-    name = ask.query("class")
+    name = ask.query("class") or ask.said.wanted.get("name", "")
     source = ask.device.sources[0] if ask.device.sources else "PHOTO"
     return ask.show(
         "teach",
@@ -163,7 +170,16 @@ def history(ask: Asked) -> Response:
 
 
 def fleet(ask: Asked) -> Response:
-    return ask.show("fleet", fleet=ask.device.fleet())
+    with ask.device.reading() as box:
+        names = {row.id: row.name for row in box.classes()}
+    found = ask.device.fleet()
+    return ask.show(
+        "fleet",
+        fleet=None if found is None else {**STANDING, **found},
+        installed={**INSTALLED, "remarks": [], **((found or {}).get("installed") or {})},
+        names=names,
+        cli=["accrue fleet status", "accrue fleet join CODE", "accrue set diff FILE"],
+    )
 
 
 def device(ask: Asked) -> Response:
@@ -196,7 +212,7 @@ def device(ask: Asked) -> Response:
 
 
 def pair(ask: Asked) -> Response:
-    return ask.show("pair", code=ask.said.wanted, name="", cli=["accrue pair"])
+    return ask.show("pair", cli=["accrue pair"])
 
 
 SCREENS: tuple[tuple[str, str | None, Screen], ...] = (

@@ -34,6 +34,12 @@ class Stale(Conflict):
     """What was to be changed is not what `If-Match` says."""
 
 
+class AtWork(Conflict):
+    """The same request, by its Idempotency-Key, has not been answered yet."""
+
+    retryable = True
+
+
 class TooLarge(UsageError):
     """More bytes than a request may have."""
 

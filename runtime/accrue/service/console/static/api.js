@@ -134,6 +134,7 @@ export const queue = new (class extends EventTarget {
         if (!(error instanceof Away)) throw error;
       }
     }
+    // a cut loses the answer, not always the request: the key makes the second one harmless
     await this.#store("readwrite", (store) => store.add(write));
     await this.#count();
     return null;
@@ -151,7 +152,7 @@ export const queue = new (class extends EventTarget {
         try {
           await call(value.method, value.path, value.what);
         } catch (error) {
-          if (error instanceof Away || error.status === 429 || error.status === 503) return;
+          if (error instanceof Away || error.body?.retryable || error.status === 429) return;
           refused = error;
         }
         await this.#store("readwrite", (store) => store.delete(key));

@@ -50,7 +50,7 @@ const icon = (name) => {
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `/console/shapes.svg#${name}`);
+  use.setAttribute("href", `#s-${name}`);
   svg.append(use);
   return svg;
 };
@@ -190,12 +190,9 @@ if (document.body.dataset.list === "yes" && document.body.dataset.paired === "ye
   const { Socket } = await import("./socket.js");
   const socket = new Socket();
   const old = document.getElementById("old");
-  let first = true;
-  socket.addEventListener("open", () => setTimeout(() => (first = false), 700));
-  socket.addEventListener("classes", () => { if (!first && old) old.hidden = false; });
   const also = { fleet: ["fleet"], device: ["job", "camera", "access"] }[document.body.dataset.page] || [];
-  for (const type of [...also, "gap"]) {
-    socket.addEventListener(type, () => { if (!first && old) old.hidden = false; });
+  for (const type of ["classes", "gap", ...also]) {
+    socket.addEventListener(type, () => { if (old) old.hidden = false; });
   }
 }
 

@@ -120,7 +120,7 @@ function Live() {
   const [open, setOpen] = useState(null);
   const [classes, setClasses] = useState([]);
   const [here, setHere] = useState(presence.here);
-  const [fps, setFps] = useState(0);
+  const [fps, setFps] = useState(null);
   const [, tick] = useState(0);
   const picture = useRef(null);
   const held = useRef(false);
@@ -155,7 +155,7 @@ function Live() {
       return undefined;
     });
     presence.addEventListener("change", () => setHere(presence.here));
-    const every = setInterval(() => { setFps(count.current); count.current = 0; tick((n) => n + 1); }, 1000);
+    const every = setInterval(() => { setFps((old) => old === null && !count.current ? null : count.current); count.current = 0; tick((n) => n + 1); }, 1000);
     return () => clearInterval(every);
   }, []);
   useEffect(() => {
@@ -215,7 +215,7 @@ function Live() {
       <${Answer} answer=${answer} old=${!here || age > 5} />
       <div class="preview">
         <img ref=${picture} alt=${t("live.picture", { name: short(status?.name || "") })} hidden />
-        <div class="note">${frozen ? t("live.frozen") : here ? t("live.fps", { fps }) : t("queue.away")}</div>
+        <div class="note">${frozen ? t("live.frozen") : fps === null ? t("common.wait") : here ? t("live.fps", { fps }) : t("queue.away")}</div>
       </div>
       <div class="verbs">
         <button type="button" onClick=${freeze} aria-pressed=${frozen}><${Icon} name=${frozen ? "play" : "pause"} />${t(frozen ? "live.go_on" : "live.freeze")}</button>

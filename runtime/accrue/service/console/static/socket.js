@@ -12,8 +12,10 @@ export class Socket extends EventTarget {
   #watching = { watch: null };
   #url = null;
 
-  constructor() {
+  /** `after`: the newest event that the page knew of when it was made. */
+  constructor(after = Number(document.body.dataset.event)) {
     super();
+    this.#last = after;
     this.#connect();
     document.addEventListener("visibilitychange", () => this.#tellWatch());
     addEventListener("online", () => this.#socket || this.#connect());

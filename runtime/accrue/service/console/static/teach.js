@@ -11,6 +11,7 @@ const place = document.getElementById("teach");
 const socket = new Socket();
 const POLL_MS = 400;
 const SHUTTER_KEYS = [" ", "PageDown", "AudioVolumeUp"];  // a clicker or a pedal is a keyboard
+const SAME_PRESS_MS = 800;
 const STRIP = 24;
 const holds = document.documentElement.dataset.shutter === "hold";
 
@@ -70,6 +71,7 @@ function Teach() {
   const starting = useRef(null);
   const gone = useRef(false);
   const hinted = useRef("");
+  const keyed = useRef(0);
   showing.current = camera;
 
   const look = async () => {
@@ -196,6 +198,7 @@ function Teach() {
     const down = (event) => {
       if (inField(event) || choosing || document.querySelector("dialog[open]")) return;
       const key = SHUTTER_KEYS.includes(event.key);
+      if (key) keyed.current = Date.now();
       if (key && event.key === " " && event.target.matches?.("button:not(.shutter), a, summary")) return;
       if (reviewing) {
         if (event.key === "Enter" && !event.target.matches?.("button, a, summary")) { event.preventDefault(); commit(); }
@@ -208,6 +211,7 @@ function Teach() {
       } else if (key && done) { event.preventDefault(); setDone(null); }
     };
     const up = (event) => {
+      if (SHUTTER_KEYS.includes(event.key)) keyed.current = Date.now();
       if (holds && SHUTTER_KEYS.includes(event.key) && !inField(event)) { event.preventDefault(); end(); }
     };
     addEventListener("keydown", down);
@@ -229,6 +233,12 @@ function Teach() {
     ? { onPointerDown: (event) => { event.preventDefault(); event.target.setPointerCapture?.(event.pointerId); begin(); },
         onPointerUp: end, onPointerCancel: end, onContextMenu: (event) => event.preventDefault() }
     : { onClick: (event) => event.detail !== 0 && press() };
+  // Enter and screen readers press without a pointer; what the space bar adds was heard already
+  const point = pressing.onClick;
+  pressing.onClick = (event) => {
+    if (event.detail !== 0) point?.(event);
+    else if (Date.now() - keyed.current > SAME_PRESS_MS) press();
+  };
   return html`
     <div class="row tight">
       <p class="grow"><span>${t("teach.teaching")}</span> <strong class="teaching"><bdi>${name}</bdi></strong></p>
