@@ -20,7 +20,7 @@ from accrue.store import journal as store_journal
 from accrue.store.fleet import Policy, Said, Source
 from accrue.store.journal import Recorder
 from accrue.sync.clock import Clock
-from accrue.sync.contribution import Contribution, Scope
+from accrue.sync.contribution import Contribution, Fact, Member, Part, Scope
 from accrue.sync.ledger import Applied, Heard, Own
 from accrue.sync.parts import check
 from accrue.sync.signed import SIGNATURE_BYTES, canonical, signed_bytes, split
@@ -107,7 +107,7 @@ class StoreLedger:
             if signature is None:
                 signature = self._signed(said)
                 fleet.sign(db, key, signature)
-            contribution = _read(said)
+            contribution = _read(said, self._scope)
             return Own(contribution, signature + said.body, self._parts_of(db, contribution))
 
     def _signed(self, said: Said) -> bytes:
@@ -178,7 +178,7 @@ class StoreLedger:
         """All that was heard from others, with the envelopes as they were signed."""
         with self._store.database() as db:
             return [
-                (_read(said), (said.signature or bytes(SIGNATURE_BYTES)) + said.body)
+                (_read(said, self._scope), (said.signature or bytes(SIGNATURE_BYTES)) + said.body)
                 for said in fleet.contributions(db, "peer")
             ]
 
@@ -509,7 +509,7 @@ class StoreLedger:
                 assert said is not None
                 if key[2] == "own":
                     self._considered[key[1]] = said.considered
-                self._hold(key, _read(said))
+                self._hold(key, _read(said, self._scope))
         if rebuild:
             self._rebuild()
         self._generations = present
@@ -698,8 +698,29 @@ class StoreLedger:
         }
 
 
-def _read(said: Said) -> Contribution:
-    return Contribution.from_body(json.loads(said.body))  # parsed strictly when it was taken
+def _read(said: Said, scope: Scope) -> Contribution:
+    """A stored contribution, which was parsed strictly when it was taken."""
+    body = json.loads(said.body)
+    return Contribution(
+        scope,
+        said.device,
+        said.class_id,
+        said.revision,
+        {
+            subject: Fact(stamp, tuple(value) if isinstance(value, list) else value)
+            for subject, (stamp, value) in body["facts"].items()
+        },
+        body["gone"],
+        tuple(
+            Part(
+                part["sha256"],
+                part["bytes"],
+                part["kind"],
+                tuple(Member(*member) for member in part["members"]),
+            )
+            for part in body["parts"]
+        ),
+    )
 
 
 def _hashes(one: Contribution | None) -> set[str]:
