@@ -22,7 +22,9 @@ REDUCING_GAP = 3.0
 # Down the columns it may shrink by less: of the two passes that one costs most. By how much less is
 # held by the golden images and by tests/vision/test_preprocess.py; a view that is no reference may
 # come a little further from what a single step would give.
-ROWS_GAP, VIEW_ROWS_GAP = 2.4, 1.9
+ROWS_GAP = 2.4
+GAPS = (REDUCING_GAP, ROWS_GAP)  # along rows, down columns
+VIEW_GAPS = (1.9, 1.9)
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -114,19 +116,21 @@ class Parts:
         region = Image.fromarray(image[y0 : min(y1, height), x0 : min(x1, width)])
         self._reduced = {(1, 1): (region, x0, y0)}  # by factors: an image, and where it begins
 
-    def resized(self, box: Box, resampling: Image.Resampling, rows_gap: float = ROWS_GAP) -> Pixels:
-        """One of the parts: uint8 (side, side, 3). `rows_gap` as for `ROWS_GAP`."""
+    def resized(
+        self,
+        box: Box,
+        resampling: Image.Resampling,
+        gaps: tuple[float, float] = GAPS,
+    ) -> Pixels:
+        """One of the parts: uint8 (side, side, 3).
+
+        Args:
+            gaps: times that the second step shrinks by at least, along rows and down columns.
+        """
         left, top, right, bottom = box
-        across = max(1, int((right - left) / self._side / REDUCING_GAP))
-        down = max(1, int((bottom - top) / self._side / rows_gap))
-        if (across, down) not in self._reduced:
-            whole, x, y = self._reduced[1, 1]
-            # from a multiple of the factors on: the same grid whatever other parts are asked for
-            x, y = x + -x % across, y + -y % down
-            start = x - self._reduced[1, 1][1], y - self._reduced[1, 1][2]
-            smaller = whole.reduce((across, down), (*start, *whole.size))
-            self._reduced[across, down] = smaller, x, y
-        found, x, y = self._reduced[across, down]
+        across = max(1, int((right - left) / self._side / gaps[0]))
+        down = max(1, int((bottom - top) / self._side / gaps[1]))
+        found, x, y = self._smaller(across, down)
         inner = (
             (left - x) / across,
             (top - y) / down,
@@ -134,6 +138,22 @@ class Parts:
             min((bottom - y) / down, found.height),
         )
         return np.asarray(found.resize((self._side,) * 2, resampling, inner))
+
+    def _smaller(self, across: int, down: int) -> tuple[Image.Image, int, int]:
+        """All that was read, reduced; and where in the image it begins.
+
+        It begins at a multiple of the factors: the same grid whatever other parts are asked for.
+        """
+        if (across, down) not in self._reduced:
+            if across > 1 and down > 1:
+                image, x, y = self._smaller(1, down)
+                image = image.reduce((across, 1), (-x % across, 0, *image.size))
+                self._reduced[across, down] = image, x + -x % across, y
+            else:
+                image, x, y = self._reduced[1, 1]
+                image = image.reduce((across, down), (-x % across, -y % down, *image.size))
+                self._reduced[across, down] = image, x + -x % across, y + -y % down
+        return self._reduced[across, down]
 
 
 def check_image(image: NDArray[Any], name: str = "image") -> Pixels:

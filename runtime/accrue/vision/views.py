@@ -14,7 +14,7 @@ import numpy as np
 
 from accrue.bundle import Preprocess
 from accrue.vision.preprocess import (
-    VIEW_ROWS_GAP,
+    VIEW_GAPS,
     Box,
     Parts,
     Pixels,
@@ -97,7 +97,7 @@ def make_views(
     for view in chosen:
         pixels = own
         if parts and view in boxes:
-            pixels = parts.resized(boxes[view], preprocessor.filter, VIEW_ROWS_GAP)
+            pixels = parts.resized(boxes[view], preprocessor.filter, VIEW_GAPS)
         made.append(pixels[:, ::-1] if view.mirrored else pixels)
     return np.stack(made)
 
