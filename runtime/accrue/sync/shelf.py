@@ -224,6 +224,7 @@ class StoreLedger:
             )
             self._drop_parts(db)
             self._store.make_room(db)
+            self.speak(db)  # where own shots were folded for room
             return Applied(len(taken), delta.classes | {c for _, c in taken}, summary)
 
     def forget(self, device: str) -> None:
@@ -296,6 +297,7 @@ class StoreLedger:
             )
             self._drop_parts(db)
             self._store.make_room(db)
+            self.speak(db)  # where own shots were folded for room
             return Applied(len(entries), delta.classes, line)
 
     def open_policy(self, summary: str = "left the owner's set") -> Applied:
