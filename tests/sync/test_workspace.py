@@ -158,6 +158,11 @@ def test_invitations_end_by_themselves(plant: Plant) -> None:
     assert plant.workspace.invites() == [invite]
     plant.now += 15 * 60 + 1
     assert plant.workspace.invites() == []
+    plant.workspace.close()
+    with Workspace.open(plant.workspace.folder, now=lambda: plant.now) as again:
+        with again.database.reading() as db:
+            kept = db.execute("SELECT count(*) FROM invite").fetchone()[0]
+        assert kept == 0, "no code is kept longer"
 
 
 def test_stamps_rise_over_restarts_and_clocks_set_back(tmp_path: Path) -> None:
