@@ -281,6 +281,7 @@ class Box:
         self._remark = remark
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
+        self.sharing: Callable[[Learned], Learned] | None = None  # asked with what was just read
 
     def beside(self) -> Box:
         """Another box of the same state for another thread; the two share one encoder."""
@@ -375,8 +376,14 @@ class Box:
         revision = store.revision
         if self._learned is None or self._learned[0] != revision:
             before = None if self._learned is None else self._learned[1]
-            self._learned = (revision, self._read(store, before))
+            found = self._read(store, before)
+            self._learned = (revision, found if self.sharing is None else self.sharing(found))
         return self._learned[1]
+
+    def exchange(self, by: Callable[[Learned], Learned]) -> None:
+        """Puts what another thread has worked out of the same evidence in the place of ours."""
+        if self._learned is not None:
+            self._learned = self._learned[0], by(self._learned[1])
 
     def read_now(self) -> Learned:
         """What the store holds within the transaction under way."""
