@@ -51,6 +51,7 @@ class World:
     def __init__(self, folder: Path, bundle: Path) -> None:
         self.folder = folder
         self.bundle = bundle
+        self.bundles: dict[str, Path] = {}  # of devices with another one
         self.port = free_port()
         self._broker: subprocess.Popen[str] | None = None
 
@@ -69,7 +70,8 @@ class World:
         return done
 
     def _device(self, name: str) -> list[str]:
-        return ["--state", str(self.folder / name), "--bundle", str(self.bundle)]
+        bundle = self.bundles.get(name, self.bundle)
+        return ["--state", str(self.folder / name), "--bundle", str(bundle)]
 
     def start_device(self, name: str, *words: str) -> subprocess.Popen[str]:
         """A call in a process of its own."""

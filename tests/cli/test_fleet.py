@@ -412,6 +412,30 @@ def test_who_has_the_broker_but_not_the_owners_key_changes_nothing(
     assert world.digest("dock-2") == before
 
 
+def test_another_space_of_a_curated_set_starts_with_nothing_and_is_decided_on_its_own(
+    world: World, photos: list[list[Path]], other_bundle: Path
+) -> None:
+    world.join("dock-1")
+    world.device("dock-1", "class", "teach", "bolt", *photos[0][:2])
+    world.sync("dock-1")
+    world.owner("policy", "default", "curated")
+    world.bundles = dict.fromkeys(("dock-3", "dock-4"), other_bundle)
+    world.join("dock-3", "dock-4")
+    world.device("dock-3", "class", "teach", "gear", *photos[1][:2])
+    world.sync("dock-3", "dock-4")
+    assert (world.classes("dock-3"), world.classes("dock-4")) == ({"gear": 2}, {})
+    assert "2 class sets fit" in world.owner("propose", code=5).err
+    space = next(
+        one["space"] for one in world.owner("status", "--json").json["sets"] if one["drafts"]
+    )
+    (proposal,) = world.owner("propose", "--space", space[:8], "--json").json["proposals"]
+    world.owner("approve", proposal["id"])
+    world.owner("publish", "--space", space[:8])
+    world.sync("dock-4", "dock-1")
+    assert world.classes("dock-4") == {"gear": 2}
+    assert world.classes("dock-1") == {"bolt": 2}, "spaces live side by side"
+
+
 def test_an_old_copy_of_the_owners_folder_is_noticed(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.folder / "owner", tmp_path / "copy")
     world.join("dock-1")

@@ -683,3 +683,21 @@ def test_idle_steps_send_nothing(broker: LocalBroker, fleet: Fleet) -> None:
     while time.monotonic() < end:
         one.step(0.05)
     assert one.link.sent_bytes == before
+
+
+def test_one_device_is_looked_at_without_reading_the_others_again(
+    broker: LocalBroker, fleet: Fleet
+) -> None:
+    first, second = (fleet.exchange(broker.endpoint(d)) for d in fleet.ids)
+    for name in ("bolt", "gear", "valve"):
+        fleet.ledgers[TWO].teach(name, fleet.rows())
+    settle(fleet, first, second)
+    heard, looked = first.figures.heard, []
+    first.look_at([TWO], lambda: looked.append(TWO))
+    until(lambda: looked, first.step)
+    assert first.figures.heard == heard + 3
+    first.look_at([THREE], lambda: looked.append(THREE))
+    until(lambda: THREE in looked, first.step)
+    assert first.figures.heard == heard + 3
+    fleet.ledgers[TWO].teach("bolt", fleet.rows())
+    settle(fleet, first, second)

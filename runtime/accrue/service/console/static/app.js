@@ -50,7 +50,7 @@ const icon = (name) => {
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `/console/shapes.svg#${name}`);
+  use.setAttribute("href", `#s-${name}`);
   svg.append(use);
   return svg;
 };

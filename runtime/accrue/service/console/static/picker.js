@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "./vendor/htm-preact-standalon
 import { t } from "./words.js";
 
 export const Icon = ({ name }) =>
-  html`<svg class="icon" aria-hidden="true"><use href=${`/console/shapes.svg#${name}`} /></svg>`;
+  html`<svg class="icon" aria-hidden="true"><use href=${`#s-${name}`} /></svg>`;
 
 /** The last part of a source's name. */
 export const short = (name) => name.replace(/[\\/]+$/, "").split(/[\\/]/).pop();
