@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections import Counter
@@ -871,7 +870,7 @@ def summed(evidence: Sequence[ClassRows], before: Learned | None, empty: State) 
     if before is None or (before.state.space, before.state.dim) != (empty.space, empty.dim):
         state, held = empty, {}
     else:
-        state = copy.deepcopy(before.state)  # others may be reading that one
+        state = before.state.copy()  # others may be reading that one
         held = {one.id: one for one in before.evidence}
     for one in evidence:
         old = held.pop(one.id, None)
