@@ -51,6 +51,7 @@ class World:
     def __init__(self, folder: Path, bundle: Path) -> None:
         self.folder = folder
         self.bundle = bundle
+        self.bundles: dict[str, Path] = {}  # of devices with another one
         self.port = free_port()
         self._broker: subprocess.Popen[str] | None = None
 
@@ -69,16 +70,15 @@ class World:
         return done
 
     def _device(self, name: str) -> list[str]:
-        return ["--state", str(self.folder / name), "--bundle", str(self.bundle)]
+        bundle = self.bundles.get(name, self.bundle)
+        return ["--state", str(self.folder / name), "--bundle", str(bundle)]
 
     def start_device(self, name: str, *words: str) -> subprocess.Popen[str]:
         """A call in a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "accrue.cli.main", *self._device(name), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return _start("accrue.cli.main", *self._device(name), *words)
+
+    def start_owner(self, *words: str) -> subprocess.Popen[str]:
+        return _start("accrue.cli.owner", "--fleet", str(self.folder / "owner"), *words)
 
     def start(self) -> None:
         """The fleet and its broker, from an empty folder."""
@@ -129,3 +129,12 @@ class World:
 
     def digest(self, name: str) -> str:
         return str(self.device(name, "class", "list", "--json").json["digest"])
+
+
+def _start(module: str, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", module, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from accrue.cli import main as device_cli
 from accrue.cli import owner as owner_cli
 from accrue.service.daemon import Device
 from accrue.service.settings import Settings
+from accrue.sync.manifest import Manifest
+from accrue.sync.owner import OwnerLine
+from accrue.sync.workspace import Workspace
 
 Photos = dict[str, list[Path]]
 pytestmark = pytest.mark.slow
@@ -358,6 +362,97 @@ def test_secrets_are_for_their_owner_alone_and_printed_nowhere(world: World) -> 
         for path in (world.folder / folder).iterdir():
             if path.is_file() and path.name not in ("ca.crt", "outbox.db"):
                 assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_who_has_the_broker_but_not_the_owners_key_changes_nothing(
+    world: World, photos: list[list[Path]]
+) -> None:
+    world.join("dock-1", "dock-2")
+    world.device("dock-1", "class", "teach", "bolt", *photos[0][:2])
+    world.device("dock-1", "class", "teach", "gear", *photos[1][:2])
+    world.sync("dock-1", "dock-2")
+    world.owner("policy", "default", "curated")
+    world.sync("dock-1", "dock-2")
+    before = world.digest("dock-2")
+    with Workspace.open(world.folder / "owner") as owner:
+        known, first, head = (
+            owner.broker,
+            owner.roster_bytes(1),
+            owner.head_bytes(owner.scopes()[0]),
+        )
+        scope = owner.scopes()[0]
+    assert known is not None
+    assert head is not None
+    with Workspace.create(world.folder / "thief", "plant") as thief:
+        thief.set_broker(known)
+        for _ in range(9):  # a higher version than the owner's
+            thief.set_policy("default", "curated")
+            thief.set_policy("default", "open")
+        nothing = thief.add_manifest(
+            scope,
+            lambda n: Manifest(scope.fleet, scope.class_set, scope.space, scope.dim, n),
+        )
+        for _ in range(9):
+            thief.set_head(scope, nothing, None, "publish", "nothing is in force")
+        with OwnerLine(thief) as line:
+            line.publish()
+    done = world.sync("dock-2")
+    assert done["refused"] == {"forged": 2}, "the roster and the manifest"
+    assert (world.digest("dock-2"), world.classes("dock-2")) == (before, {"bolt": 2, "gear": 2})
+
+    with Workspace.open(world.folder / "thief") as thief, OwnerLine(thief) as line:
+        line.put("roster", first[0])
+        line.put("manifest", head[:-1] + b" ", set=scope.class_set, space=scope.space16)
+    done = world.sync("dock-2")
+    assert done["refused"] == {"forged": 1}, "an old roster is only old"
+    assert world.digest("dock-2") == before
+
+    world.owner("status")  # puts back what the owner signed
+    assert world.sync("dock-2")["refused"] == {}
+    assert world.digest("dock-2") == before
+
+
+def test_another_space_of_a_curated_set_starts_with_nothing_and_is_decided_on_its_own(
+    world: World, photos: list[list[Path]], other_bundle: Path
+) -> None:
+    world.join("dock-1")
+    world.device("dock-1", "class", "teach", "bolt", *photos[0][:2])
+    world.sync("dock-1")
+    world.owner("policy", "default", "curated")
+    world.bundles = dict.fromkeys(("dock-3", "dock-4"), other_bundle)
+    world.join("dock-3", "dock-4")
+    world.device("dock-3", "class", "teach", "gear", *photos[1][:2])
+    world.sync("dock-3", "dock-4")
+    assert (world.classes("dock-3"), world.classes("dock-4")) == ({"gear": 2}, {})
+    assert "2 class sets fit" in world.owner("propose", code=5).err
+    space = next(
+        one["space"] for one in world.owner("status", "--json").json["sets"] if one["drafts"]
+    )
+    (proposal,) = world.owner("propose", "--space", space[:8], "--json").json["proposals"]
+    world.owner("approve", proposal["id"])
+    world.owner("publish", "--space", space[:8])
+    world.sync("dock-4", "dock-1")
+    assert world.classes("dock-4") == {"gear": 2}
+    assert world.classes("dock-1") == {"bolt": 2}, "spaces live side by side"
+
+
+def test_an_old_copy_of_the_owners_folder_is_noticed(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.folder / "owner", tmp_path / "copy")
+    world.join("dock-1")
+    done = call(owner_cli.main, "--fleet", tmp_path / "copy", "status")
+    assert done.code == 5
+    assert "this folder is an old copy" in done.err
+
+
+def test_a_code_can_be_waited_for(world: World) -> None:
+    inviting = world.start_owner("roster", "invite", "dock-1", "--wait")
+    assert inviting.stdout is not None
+    code = inviting.stdout.readline().strip()
+    where = ("--broker", "127.0.0.1", "--port", world.port)
+    joined = world.device("dock-1", "fleet", "join", code, *where, "--json").json
+    out, err = inviting.communicate(timeout=60)
+    assert inviting.returncode == 0, err
+    assert f"let dock-1 in: device {joined['device']}" in out
 
 
 # ---- refusals, without a broker ----------------------------------------------------------------

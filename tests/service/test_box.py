@@ -14,7 +14,8 @@ import pytest
 from accrue.errors import Conflict, NotFound
 from accrue.learn import HEADS, Statistics, quantise
 from accrue.learn.guard import compare
-from accrue.service.box import Box, _measured
+from accrue.service.box import Box
+from accrue.service.guarded import measured
 from accrue.service.settings import Settings
 
 
@@ -225,10 +226,10 @@ def test_the_guard_sees_a_class_by_name_that_is_answered_no_more(box: Box) -> No
         list(box.teach(name, frames(1, colour)))
     learned = box.learned()
     blue = np.mean([views[0] for _, views in box.embed(frames(1, BLUE))], axis=0)
-    assert math.isnan(_measured(learned).zero_shot)
+    assert math.isnan(measured(learned).zero_shot)
     texts = {"blue": blue, "azure": np.roll(blue, 1), "grey": np.roll(blue, 2)}
-    apart = _measured(replace(learned, texts=texts))
-    alike = _measured(replace(learned, texts={**texts, "azure": blue}))
+    apart = measured(replace(learned, texts=texts))
+    alike = measured(replace(learned, texts={**texts, "azure": blue}))
     assert apart.zero_shot == 1.0
     assert alike.zero_shot < 1.0
     assert not compare(apart, alike).passed

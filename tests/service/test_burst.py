@@ -182,6 +182,19 @@ def test_what_is_held_is_bounded(box: Box, photo: Photo) -> None:
     burst.thumb(0)
 
 
+def test_a_closed_burst_keeps_its_notes_and_pictures_and_lets_go_of_the_rest(
+    box: Box, photo: Photo
+) -> None:
+    burst = box.burst()
+    burst.feed(photo(1, PX))
+    burst.close()
+    assert burst.kept == 1
+    assert burst.thumb(0)
+    assert burst.choosable == []
+    with pytest.raises(NotFound):
+        burst.rows()
+
+
 # ---- which rows ---------------------------------------------------------------------------------
 
 

@@ -131,6 +131,21 @@ def test_the_head_of_before_is_solved_exactly_for_what_is_known_now(box: Box) ->
     assert now.names[decision.class_id] == "new"
 
 
+def test_a_box_beside_it_answers_at_once_by_what_it_knows(box: Box, settings: Settings) -> None:
+    filled(box)
+    knowledge = Knowledge(settings, poll_s=60)
+    try:
+        with Box(settings) as reader:
+            reader.answering = knowledge.best_for
+            assert reader.answering(reader.learned()) is knowledge.current
+            (shot,) = taught(box, "new", 9)
+            quick = reader.answering(reader.learned())
+            assert shot in quick.shot_ids
+            assert quick.earlier is not None
+    finally:
+        knowledge.close()
+
+
 def test_nothing_is_worked_out_in_a_thread_where_too_little_is_known_to_take_long(
     box: Box, settings: Settings
 ) -> None:

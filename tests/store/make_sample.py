@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from accrue.store import Store, backup
+from accrue.sync.ledger import Heard
+from accrue.sync.shelf import StoreLedger
 
 
 def fill(store: Store) -> None:
@@ -44,6 +46,20 @@ def fill(store: Store) -> None:
     store.undo()
 
 
+def join(store: Store, other: Store) -> None:
+    """In a fleet, of which one more device has taught."""
+    ledgers = []
+    for one, device in ((store, "0" * 12), (other, "1" * 12)):
+        one.join_fleet("sample", device)
+        ledgers.append(StoreLedger(one, lambda revision, data: bytes(64)))
+        ledgers[-1].catch_up()
+    teaching = other.begin_teach("Bolt")
+    other.add_shot(teaching, np.array([[1, 2, 3, 4]], np.int16))
+    said = [ledgers[1].own(class_id) for class_id in ledgers[1].owned()]
+    ledgers[0].hear([Heard(one.contribution, one.envelope, one.parts) for one in said])
+    assert ledgers[0].check() == []
+
+
 def facts(store: Store) -> dict[str, object]:
     """What every later version must read from the sample."""
     return {
@@ -56,6 +72,7 @@ def facts(store: Store) -> dict[str, object]:
         ],
         "digests": {one.name: one.statistics().digest() for one in store.rows_by_class()},
         "shots": [[shot.id, shot.source, shot.has_thumb] for shot in store.shots()],
+        "devices": [shot.device for shot in store.shots()],
         "by_name": [
             [one.name, row.prompt, one.text.tolist()]
             for one, row in zip(store.rows_by_class(), store.classes(), strict=True)
@@ -73,6 +90,10 @@ def main(target: Path) -> None:
             folder, space_id="5" * 64, dim=4, clock=lambda: float(next(times))
         ) as store:
             fill(store)
+            with Store.open(
+                Path(folder, "other"), space_id="5" * 64, dim=4, clock=lambda: float(next(times))
+            ) as other:
+                join(store, other)
             found = facts(store)
         with closing(sqlite3.connect(Path(folder, "state.db"), isolation_level=None)) as db:
             db.execute("PRAGMA journal_mode = DELETE")

@@ -204,6 +204,15 @@ def test_what_was_not_acknowledged_is_said_again_after_a_new_connection(tmp_path
     assert found.due() == first
 
 
+def test_what_the_broker_refused_is_left_until_there_is_a_new_connection(tmp_path: Path) -> None:
+    found = home(tmp_path)
+    (only,) = found.due()
+    found.refused(only)
+    assert found.is_settled
+    found.reconnected()
+    assert found.due() == [only]
+
+
 def test_an_unreadable_list_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "home-assistant.json").write_text('{"topics": {"other/topic": {}}}')
     found = home(tmp_path)
@@ -247,16 +256,21 @@ def test_when_home_assistant_comes_up_everything_is_said_again(tmp_path, clients
 
 def test_another_prefix_and_switching_off_leave_nothing_on_the_broker(tmp_path, clients) -> None:
     device, assistant = clients
-    device.publish(home(tmp_path))
+    found = home(tmp_path, versions=True)
+    found.version(1, 1, "parts")
+    device.publish(found)
     assert CONFIG in assistant.retained("homeassistant/#")
+    assert assistant.retained("accrue/v1/dock/dev/+/version")
     device.publish(home(tmp_path, prefix=""))
     assert CONFIG not in assistant.retained("homeassistant/#")
+    assert assistant.retained("accrue/v1/dock/dev/+/version") == {}
     assert home(tmp_path, prefix="").due() == []
 
 
 def test_an_entity_that_is_no_more_is_removed_and_then_left_out(tmp_path: Path) -> None:
     taken(home(tmp_path, versions=True))
-    first, second = taken(home(tmp_path, versions=False))
+    cleared, first, second = taken(home(tmp_path, versions=False))
+    assert (cleared.topic.rpartition("/")[2], cleared.payload) == ("version", b"")
     assert json.loads(first.payload)["components"]["version"] == {"platform": "update"}
     assert set(json.loads(second.payload)["components"]) == {"answer"}
     assert [set(json.loads(one.payload)["components"]) for one in taken(home(tmp_path))] == [
@@ -271,7 +285,8 @@ def test_versions_come_and_go_with_the_policy(tmp_path: Path) -> None:
     found.version(1, 2, "parts")
     assert [one.topic.rpartition("/")[2] for one in taken(found)] == ["config", "version"]
     found.follow_versions(False)
-    first, second = taken(found)
+    cleared, first, second = taken(found)
+    assert (cleared.topic.rpartition("/")[2], cleared.payload) == ("version", b"")
     assert json.loads(first.payload)["components"]["version"] == {"platform": "update"}
     assert set(json.loads(second.payload)["components"]) == {"answer"}
     found.hear("homeassistant/status", b"online")

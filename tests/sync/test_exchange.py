@@ -253,6 +253,28 @@ def test_a_device_killed_at_any_stage_of_the_start_ends_as_if_it_had_not_been(
     assert _data_topics(broker, ONE) == _listed(fleet, ONE)
 
 
+@pytest.mark.parametrize("stage", list(Stage)[1:5], ids=lambda stage: stage.name)
+def test_a_broker_killed_at_any_stage_of_a_devices_start_is_filled_when_it_is_back(
+    broker: LocalBroker, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    """It had saved nothing, so all of it must come again from the devices."""
+    two = fleet.exchange(broker.endpoint(TWO))
+    fleet.ledgers[TWO].teach("spur gear", fleet.rows())
+    until(lambda: two.is_settled, two.step)
+    fleet.ledgers[ONE].teach("hex bolt", fleet.rows(3))
+    one = fleet.exchange(broker.endpoint(ONE))
+    with monkeypatch.context() as patch:
+        _kill_at(patch, one, stage)
+        with pytest.raises(Killed):
+            until(lambda: one.is_settled, one.step, two.step)
+        broker.kill()
+    broker.start()
+    until(lambda: one.link.connections == two.link.connections == 2, one.step, two.step)
+    settle(fleet, one, two)
+    assert len(fleet.ledgers[TWO].view().classes) == 2
+    assert _data_topics(broker, ONE) == _listed(fleet, ONE)
+
+
 def _kill_at(patch: pytest.MonkeyPatch, one: Exchange, moment: Phase | Stage | str) -> None:
     """Makes the attempt to get to a phase, a stage or past a call end in `Killed`."""
 
@@ -661,3 +683,21 @@ def test_idle_steps_send_nothing(broker: LocalBroker, fleet: Fleet) -> None:
     while time.monotonic() < end:
         one.step(0.05)
     assert one.link.sent_bytes == before
+
+
+def test_one_device_is_looked_at_without_reading_the_others_again(
+    broker: LocalBroker, fleet: Fleet
+) -> None:
+    first, second = (fleet.exchange(broker.endpoint(d)) for d in fleet.ids)
+    for name in ("bolt", "gear", "valve"):
+        fleet.ledgers[TWO].teach(name, fleet.rows())
+    settle(fleet, first, second)
+    heard, looked = first.figures.heard, []
+    first.look_at([TWO], lambda: looked.append(TWO))
+    until(lambda: looked, first.step)
+    assert first.figures.heard == heard + 3
+    first.look_at([THREE], lambda: looked.append(THREE))
+    until(lambda: THREE in looked, first.step)
+    assert first.figures.heard == heard + 3
+    fleet.ledgers[TWO].teach("bolt", fleet.rows())
+    settle(fleet, first, second)

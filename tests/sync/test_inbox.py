@@ -21,6 +21,7 @@ from fleet_cases import (
     inbox,
     key_for,
     ledger,
+    require_learned,
     rows,
     tell,
     unhurried,
@@ -451,6 +452,7 @@ class Fuzzer:
         self.devices[1].fold("bolt")
         self.known = [own for each in self.devices for own in everything(each)]
         self.chunks = [chunk for own in self.known for chunk in chunks(own, 40)]
+        self.turn = 0
         self.broken = [data for _, data in broken_contributions().values()]
         self.broken_parts = [data for _, data in broken_parts().values()]
 
@@ -512,9 +514,13 @@ class Fuzzer:
         signer = r.choice((self.stranger, key_for(D)))
         return (signer.sign(data) if r.random() < 0.8 else r.randbytes(64)) + data
 
-    def structured(self) -> bytes:
+    def structured(self, signed: bool = False) -> bytes:
+        """With values in the wrong places, under the signature of a member or of none."""
         r = self.random
-        body = json.loads(split(r.choice(self.known).envelope)[1])
+        body = json.loads(split(r.choice(self.known[:1] if signed else self.known).envelope)[1])
+        if signed:
+            self.turn += 1
+            body["revision"] += self.turn
         for _ in range(r.choice((1, 1, 2, 4))):
             table = body
             key = r.choice(sorted(table))
@@ -529,6 +535,8 @@ class Fuzzer:
         data = json.dumps(
             body, ensure_ascii=r.random() < 0.1, sort_keys=True, separators=(",", ":")
         ).encode("utf-8", "replace")
+        if signed:
+            return envelope(data, device=A)
         return (self.stranger.sign(data) if r.random() < 0.3 else r.randbytes(64)) + data
 
     def feed(self, box: Inbox) -> Reason | None:
@@ -604,6 +612,28 @@ def test_fuzzed_messages_change_nothing_and_take_bounded_memory() -> None:
     assert box.used <= 2**20
     assert left < 3 * 2**20  # with the messages that the test itself holds
     assert peak < left + RAW_LIMIT_BYTES + 2**20  # of one part, while it is unpacked
+
+
+def test_what_a_member_signs_is_refused_or_seen_by_all_alike() -> None:
+    """Broken on purpose, by who has a key: the views of two devices stay the second one's too."""
+    fuzzer = Fuzzer(7)
+    ledgers = [ledger(D), ledger("deck0000000e")]
+    for each in ledgers:
+        tell(each, *fuzzer.known)
+    boxes = [inbox(each) for each in ledgers]
+    taken = 0
+    for _ in range(3_000):
+        data = fuzzer.structured(signed=True)
+        first, second = (box.contribution(data) for box in boxes)
+        assert first == second
+        for box in boxes:
+            for chunk in fuzzer.chunks:
+                if (A, chunk[1]) in box.wanted():
+                    box.chunk(*chunk)
+        taken += sum(each.hear(box.ready()).taken for each, box in zip(ledgers, boxes, strict=True))
+    assert taken > 10
+    assert ledgers[0].view().digest() == ledgers[1].view().digest()
+    require_learned(ledgers[0])
 
 
 @pytest.mark.slow

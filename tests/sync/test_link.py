@@ -22,6 +22,7 @@ from accrue.errors import (
     BrokerUntrusted,
     LinkError,
 )
+from accrue.sync import link as link_module
 from accrue.sync.broker import BrokerPlan, write_broker
 from accrue.sync.endpoint import Endpoint, unreachable
 from accrue.sync.link import (
@@ -263,6 +264,20 @@ def test_no_bytes_of_a_server_make_anything_but_an_error_of_ours(make_link: Make
                 until(lambda before=before: len(ear.downs) > before, loop.step)
             link.tick(link.due)
     assert all(isinstance(error, LinkError) for error in ear.downs)
+
+
+def test_a_paho_that_would_connect_by_itself_sends_nothing(
+    make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would do so without TLS."""
+    monkeypatch.delattr(link_module._Client, "_create_socket")
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        error = failure(make_link(Endpoint(LOOPBACK, port, "user", "secret", tls=False)))
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(100) == b""
+    assert isinstance(error, LinkError)
 
 
 # ---- back-off ------------------------------------------------------------------------------------

@@ -71,12 +71,14 @@ def test_small_frames_take_the_exact_path(photo: Callable[..., np.ndarray]) -> N
 
 
 def test_large_frames_take_the_fast_path(photo: Callable[..., np.ndarray]) -> None:
-    """From there on a call is the fast path; without reduction it differs by one grey level."""
+    """From there on a call is the fast path; with rows halved first it differs by little."""
     preprocessor = Preprocessor(COMMON)
     image = photo(3, (1_920, 1_080))
     found = preprocessor(image)
     np.testing.assert_array_equal(found, preprocessor.fast(image))
-    assert np.abs(found.astype(int) - preprocessor.exact(image)).max() <= 1
+    difference = np.abs(found.astype(int) - preprocessor.exact(image))
+    assert difference.max() <= 6
+    assert difference.mean() < 0.5
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 700), (1_921, 1_083), (799, 3_000), (227, 256)])

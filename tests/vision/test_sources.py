@@ -35,6 +35,12 @@ class Camera(ModuleType):
 
     CAP_ANY, CAP_FFMPEG, CAP_GSTREAMER = 0, 1900, 1800
     CAP_PROP_OPEN_TIMEOUT_MSEC, CAP_PROP_READ_TIMEOUT_MSEC = 53, 54
+    COLOR_BGR2RGB = 4
+
+    @staticmethod
+    def cvtColor(bgr: np.ndarray, code: int) -> np.ndarray:  # noqa: N802
+        assert code == Camera.COLOR_BGR2RGB
+        return np.ascontiguousarray(bgr[..., ::-1])
 
     class error(Exception):  # noqa: N801
         pass

@@ -30,6 +30,15 @@ def test_fewer_views_are_the_first_of_more() -> None:
     np.testing.assert_array_equal(make_views(PREPROCESSOR, PHOTO, 3), many[:3])
 
 
+def test_views_of_a_large_frame_are_the_same_however_many_are_made() -> None:
+    """What they share is read once, on one grid."""
+    frame = np.asarray(rng.integers(0, 255, (540, 961, 3)), np.uint8)
+    many = make_views(PREPROCESSOR, frame, len(VIEWS)).astype(int)
+    assert np.abs(many[0] - PREPROCESSOR(frame)).max() <= 1
+    for count in (2, 5):
+        assert np.abs(make_views(PREPROCESSOR, frame, count) - many[:count]).max() <= 1
+
+
 def test_all_views_differ() -> None:
     """None is made twice: each costs a run of the encoder."""
     made = make_views(PREPROCESSOR, PHOTO, len(VIEWS))

@@ -12,7 +12,6 @@ from accrue.sync.signed import parse, split
 from accrue.sync.topics import BY_NAME, Topics
 
 COUNTERS = {
-    "$SYS/broker/publish/messages/received": "publishes_received",
     "$SYS/broker/publish/messages/sent": "publishes_sent",
     "$SYS/broker/publish/messages/dropped": "publishes_dropped",
     "$SYS/broker/bytes/received": "bytes_received",

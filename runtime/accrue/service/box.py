@@ -281,6 +281,8 @@ class Box:
         self._remark = remark
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
+        # What to answer by, of what is learned; a running device knows a better one at less cost.
+        self.answering: Callable[[Learned], Learned] = lambda learned: learned
 
     def beside(self) -> Box:
         """Another box of the same state for another thread; the two share one encoder."""
@@ -516,7 +518,7 @@ class Box:
     def predict(self, images: Iterable[tuple[str, Given]]) -> Iterator[Prediction]:
         """Says what each image shows."""
         self.require_same_space()
-        learned = self.learned()
+        learned = self.answering(self.learned())
         for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 yield Prediction(source, "", "", float("nan"), float("nan"), (), row)
@@ -526,7 +528,7 @@ class Box:
     def why(self, images: Iterable[tuple[str, Given]], *, most: int = 3) -> Iterator[Explanation]:
         """What each image shows, and the kept shots that speak for it and for the runner-up."""
         self.require_same_space()
-        learned = self.learned()
+        learned = self.answering(self.learned())
         store = self.reading()
         for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):

@@ -194,6 +194,11 @@ class Burst:
                 n = numbers[i]
                 self._notes[n] = replace(self._notes[n], kept=False, reason=OFF_OBJECT)
 
+    def close(self) -> None:
+        """Lets go of what a shot is made of, most of the memory; notes and pictures stay."""
+        with self._lock:
+            self._views.clear()
+
     @cached_property
     def _apart(self) -> float:
         """Cosine of two different things in this space: the median of the golden images'."""

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from accrue import __version__
-from accrue.errors import AccrueError, Conflict, FormatError, NotFound
+from accrue.errors import Conflict, FormatError
 from accrue.service.box import Box
+from accrue.store import Store
 from accrue.store.failures import translated
 from accrue.sync.clock import COUNTER_BITS, wall_clock_ms
 from accrue.sync.endpoint import Endpoint
@@ -21,6 +22,7 @@ from accrue.sync.identity import (
     Membership,
     fingerprint,
     leave,
+    read_file,
     write_private,
 )
 from accrue.sync.joining import ask
@@ -170,17 +172,12 @@ class Fleet:
             Conflict: it is in a fleet. NotFound: no such file. Rejected: it is for another device.
         """
         self._require_free()
-        try:
-            with translated(file), file.open("rb") as source:
-                data = source.read(LARGEST_MESSAGE_BYTES + 1)
-        except AccrueError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NotFound(
-                    f"no file {file}",
-                    hint="the owner makes it: accrue-fleet roster add FILE --ticket OUT",
-                    path=str(file),
-                ) from None
-            raise
+        data = read_file(
+            file,
+            LARGEST_MESSAGE_BYTES,
+            missing=f"no file {file}",
+            hint="the owner makes it: accrue-fleet roster add FILE --ticket OUT",
+        )
         admission = open_ticket(self.identity(), data)
         return self._enter(admission, admission.broker(host), name)
 
@@ -199,7 +196,7 @@ class Fleet:
         store = self.box.store(create=True)
         with store.atomic():
             store.join_fleet(admission.fleet, identity.device)
-            StoreLedger(store).catch_up()
+            ledger_of(store).catch_up()
             membership.save(self.folder)  # last: what fails before leaves the device outside
         return membership
 
@@ -208,7 +205,7 @@ class Fleet:
         membership = self.membership()
         store = self.box.store()
         if store.joined is not None:
-            StoreLedger(store).leave()
+            ledger_of(store).leave()
         leave(self.folder)
         return membership
 
@@ -254,7 +251,7 @@ class Fleet:
         membership, identity, roster = self.membership(), self.identity(), self.roster()
         member = roster.devices.get(identity.device) if roster else None
         store = self.box.store(create=True)
-        ledger = StoreLedger(store)
+        ledger = ledger_of(store)
         return FleetStatus(
             device=identity.device,
             fingerprint=fingerprint(identity.public),
@@ -272,3 +269,9 @@ class Fleet:
             new_key=fingerprint(identity.following.public) if identity.following else "",
             installed=Installed.load(self.folder),
         )
+
+
+def ledger_of(store: Store) -> StoreLedger:
+    """The ledger of a store that belongs to a fleet: the one that it has already, if any."""
+    voice = store.voice
+    return voice if isinstance(voice, StoreLedger) else StoreLedger(store)

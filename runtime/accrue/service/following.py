@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from accrue import __version__
-from accrue.errors import AccrueError, Refused, Rejected
+from accrue.errors import AccrueError, Refused, Rejected, StoreError
 from accrue.learn.guard import LEAST_SHOTS, Measured
 from accrue.service.fleet import COMING_FILE, PARCELS, Fleet, Installed
 from accrue.service.guarded import Installation, install
@@ -34,13 +34,14 @@ from accrue.sync.link import Loop, Message, Sent, Timing
 from accrue.sync.manifest import Coming, Manifest, ManifestHead, Version
 from accrue.sync.outbox import DiskOutbox
 from accrue.sync.report import TEN_THOUSANDTHS, TEXT_LIMIT, NextKey, Report, SetReport
-from accrue.sync.roster import Roster, RosterHead, RosterTrust, open_roster
+from accrue.sync.roster import Member, Roster, RosterHead, RosterTrust, open_roster
 from accrue.sync.shelf import StoreLedger
 from accrue.sync.topics import Address
 from accrue.sync.trust import Reason
 
 OUTBOX_FILE = "outbox.db"
 HOME_FILE = "home-assistant.json"
+LOOK_AT_EACH = 16  # devices that changed; with more of them all that is retained is read again
 _BY_ROSTER: tuple[Reason, ...] = ("unknown-device", "revoked", "forged")
 
 
@@ -163,10 +164,12 @@ class Following:
         """Nothing is under way: all that the fleet had to say is applied, all own acknowledged."""
         return (
             self.exchange.is_settled
+            and self.home.is_settled
             and self.trust.roster is not None
             and not self._looking
             and not self._fetching
             and self._manifest is None
+            and not self._lacks_manifest
         )
 
     @property
@@ -183,6 +186,7 @@ class Following:
     def _tell_home(self) -> None:
         """Home Assistant, where it is in use; and what was told there before and is no more."""
         curated = self.ledger.policy == "curated"
+        self.home.call(self.name_of(self.identity.device))
         self.home.follow_versions(curated)
         if curated:
             latest = self._head and self._head.version_for(self.identity.device)
@@ -199,7 +203,10 @@ class Following:
     def _told_home(self, one: Publication, sent: Sent) -> None:
         if sent is Sent.DONE:
             self.home.acknowledged(one)
-        elif sent is not Sent.LOST and not self._home_refused:
+        elif sent is not Sent.LOST:
+            self.home.refused(one)
+            if self._home_refused:
+                return
             self._home_refused = True
             self._told(
                 "the broker does not let this device announce itself to Home Assistant: "
@@ -305,13 +312,19 @@ class Following:
     def _look_at(self, before: Roster | None, roster: Roster) -> None:
         """What was refused under the roster before may be good under this one."""
         known = before.devices if before else {}
-        changed = [d for d, m in roster.devices.items() if known.get(d) != m]
-        changed = [d for d in changed if d != self.identity.device]
+        changed = [
+            device
+            for device, member in roster.devices.items()
+            if device != self.identity.device and not _takes_the_same(known.get(device), member)
+        ]
+        for reason in _BY_ROSTER:  # refused by the old one since: it is asked for again
+            self.inbox.refused[reason] = self._refused_before[reason]
         if changed and self.exchange.link.is_up:
-            for reason in _BY_ROSTER:  # refused by the old one since: it is asked for again
-                self.inbox.refused[reason] = self._refused_before[reason]
             self._looking = True
-            self.exchange.look_again(self._looked)
+            if len(changed) > LOOK_AT_EACH:
+                self.exchange.look_again(self._looked)
+            else:
+                self.exchange.look_at(changed, self._looked)
 
     def _looked(self) -> None:
         self._looking = False
@@ -344,11 +357,9 @@ class Following:
                 self._keep(Installed(head=self.installed.head))
                 self._told(applied.summary or "the owner opened the class set")
             return
-        if head is None:
-            return
-        version = head.version_for(self.identity.device)
-        if version is None:
-            return
+        version = None if head is None else head.version_for(self.identity.device)
+        if head is None or version is None:
+            return  # `_without_manifest`, once it is sure that there is none
         digest = version.content.sha256
         if head.version > self.installed.head or self.installed.wanted != version.number:
             self._keep(replace(self.installed, head=head.version, wanted=version.number))
@@ -384,8 +395,23 @@ class Following:
     def _parcel_path(self, digest: str) -> Path:
         return self.fleet.folder / PARCELS / digest
 
+    @property
+    def _lacks_manifest(self) -> bool:
+        """Whether the set is curated, and nothing that the owner signed says what is in it."""
+        roster, head = self.trust.roster, self._head
+        return (
+            roster is not None
+            and not self.problem
+            and roster.policy(self.ledger.scope.class_set) == "curated"
+            and self.ledger.policy == "open"
+            and (head is None or head.version_for(self.identity.device) is None)
+        )
+
     def _complete(self) -> None:
         """Installs the manifest once all of it is here."""
+        if self._lacks_manifest and self.exchange.is_ready and not self._fetching:
+            applied = self.ledger.install([], {}, "the class set is curated and has no manifest")
+            self._told(applied.summary or "the class set is curated and has no manifest")
         if self._manifest is None or self._fetching:
             return
         (version, manifest), self._manifest = self._manifest, None
@@ -399,7 +425,7 @@ class Following:
                 manifest.considered,
                 f"installed manifest {version.number}",
             )
-        except (Refused, Rejected) as error:
+        except (Refused, Rejected, StoreError) as error:
             self._rolled_back(version, error)
             return
         self._committed(version, manifest, done, names)
@@ -464,7 +490,14 @@ class Following:
 
     def _rolled_back(self, version: Version, error: AccrueError) -> None:
         reason = error.message[:TEXT_LIMIT]
-        self._keep(replace(self.installed, refused=reason, refused_sha256=version.content.sha256))
+        again = isinstance(error, StoreError)  # as where the disk is full: with the next start
+        self._keep(
+            replace(
+                self.installed,
+                refused=reason,
+                refused_sha256="" if again else version.content.sha256,
+            )
+        )
         self._told(f"rolled manifest {version.number} back: {reason}")
 
     def _keep(self, installed: Installed) -> None:
@@ -533,6 +566,14 @@ class Following:
             stamp = wall_clock_ms() << COUNTER_BITS
             self._reported_bytes = replace(said, stamp=stamp).sealed(self.identity.key_at(stamp))
         return self._reported_bytes
+
+
+def _takes_the_same(before: Member | None, after: Member) -> bool:
+    """Whether nothing of a device is taken under this roster that was not under the one before."""
+    if before is None:
+        return False
+    cuts = (before.revoked, before.forgotten) == (after.revoked, after.forgotten)
+    return cuts and before.keys == after.keys
 
 
 def _share(measured: Measured) -> float | None:

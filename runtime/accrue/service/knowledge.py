@@ -96,6 +96,11 @@ class Knowledge:
             )
             self._chooser.start()
 
+    def best_for(self, evidence: Learned) -> Learned:
+        """What to answer by where this is known, without choosing anew; see `Box.answering`."""
+        current = self.current
+        return current if same(current, evidence) else self._quick(evidence, current) or evidence
+
     @staticmethod
     def _quick(evidence: Learned, before: Learned) -> Learned | None:
         """The evidence with the head of before; None where that is no good for it."""

@@ -17,7 +17,7 @@ from accrue.errors import Conflict, NotFound, Refused, SpaceMismatch
 from accrue.learn.guard import Measured, compare
 from accrue.learn.statistics import Rows, Statistics
 from accrue.service.box import Box, Learned
-from accrue.service.fleet import Fleet
+from accrue.service.fleet import Fleet, ledger_of
 from accrue.service.guarded import measured
 from accrue.store import Store
 from accrue.store import fleet as store_fleet
@@ -263,7 +263,7 @@ def _known(fleet: Fleet, found: SetFile) -> str:
 
 def _hear(fleet: Fleet, store: Store, found: SetFile, taken: _Taken) -> None:
     """Takes over what devices of the own fleet signed."""
-    ledger = StoreLedger(store)
+    ledger = ledger_of(store)
     trust = RosterTrust(fleet.roster())
     known = ledger.revisions()
     good = []

@@ -174,6 +174,8 @@ class TeachSession:
             )
             self.shot, self.name = receipt.shot, receipt.class_name
             self.state = COMMITTED if receipt.shot else REVIEW
+            if receipt.shot:
+                self.burst.close()
         self._changed(self)
         return receipt
 
@@ -195,6 +197,8 @@ class TeachSession:
             self._over.set()
         if state == REVIEW:
             self.burst.stop()
+        else:
+            self.burst.close()
         self._changed(self)
 
     def _run(self) -> None:

@@ -174,6 +174,14 @@ def undo(db: sqlite3.Connection, seq: int | None, *, actor: str, at: float) -> E
     mentioned = changes(db, head.seq)
     _require_nothing_later(db, asked, head.seq)
     received = {c[:3] for c in mentioned if _was_received(db, c)}
+    taken_back = {key for table, key, column in received if (table, column) == ("shot", "folded")}
+    if taken_back and all(c.key in taken_back for c in mentioned if c.before != c.after):
+        raise Conflict(
+            f"entry {asked.seq} ({asked.summary}) cannot be undone: the device that taught these "
+            "shots took them back, and their rows left this device",
+            hint="teach them here",
+            seq=asked.seq,
+        )
     _require_values(db, asked, [c for c in mentioned if c[:3] not in received])
     verb = "redo" if head.verb == "undo" else "undo"
     done = "brought back" if verb == "redo" else "undid"
@@ -315,6 +323,8 @@ def _was_received(db: sqlite3.Connection, change: Change) -> bool:
     table, key, column, _, after = change
     if value_of(db, table, key, column) == after:
         return False
+    if (table, column) == ("shot", "folded"):
+        return _is_of_another(db, key)  # it took the shot back, and the rows left this device
     row = db.execute(
         """SELECT verb FROM change JOIN journal ON seq = entry
         WHERE tbl = ? AND key = ? AND col = ? AND before IS NOT after
@@ -333,13 +343,6 @@ def _require_values(db: sqlite3.Connection, asked: Entry, mentioned: list[Change
                 f"entry {asked.seq} ({asked.summary}) cannot be undone: statistics that it removed "
                 "were dropped to stay within memory",
                 hint="teach the class again",
-                seq=asked.seq,
-            )
-        if (table, column) == ("shot", "folded") and _is_of_another(db, key):
-            raise Conflict(
-                f"entry {asked.seq} ({asked.summary}) cannot be undone: the device that taught "
-                f"shot {key} took it back, and its rows left this device",
-                hint="teach it here",
                 seq=asked.seq,
             )
         if (table, column) == ("shot", "folded"):

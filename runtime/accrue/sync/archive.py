@@ -15,12 +15,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from accrue.errors import FormatError, FutureVersion, NotFound, Rejected
-from accrue.store.failures import translated
+from accrue.errors import FormatError, FutureVersion, Rejected
 from accrue.store.files import STEPS, FileSteps, write_atomically
 from accrue.sync.content import Pointer, fields, malformed, sha256
 from accrue.sync.contribution import Contribution, Scope
-from accrue.sync.identity import hex_key
+from accrue.sync.identity import hex_key, read_file
 from accrue.sync.ledger import Heard
 from accrue.sync.signed import open_sealed, parse, seal, split
 
@@ -182,15 +181,12 @@ def read_set(path: Path) -> SetFile:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with translated(path), path.open("rb") as file:
-            data = file.read(LARGEST_FILE_BYTES + 1)
-    except Exception as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise NotFound(
-                f"no file {path}", hint="give the path of a class set file", path=str(path)
-            ) from None
-        raise
+    data = read_file(
+        path,
+        LARGEST_FILE_BYTES,
+        missing=f"no file {path}",
+        hint="give the path of a class set file",
+    )
     if len(data) > LARGEST_FILE_BYTES:
         raise _unfit(path, "larger than 1 GiB")
     return data

@@ -261,7 +261,8 @@ def configuration(plan: BrokerPlan, folder: Path) -> str:
     if plan.max_packet_bytes:
         lines.append(f"max_packet_size {plan.max_packet_bytes}")
     lines += [
-        "max_inflight_messages 64",
+        "max_inflight_messages 1024",
+        "set_tcp_nodelay true",
         "# A device that comes back takes all that is retained in one go. With a limit, Mosquitto",
         "# drops what is above it without a word (its own limit is 1,000 messages). Not 0, which",
         "# should mean none: with it, 2.0 ends the connection after each message that it denies.",

@@ -48,8 +48,8 @@ class Pointer:
         """The same bytes, if they are the ones that are meant. Raises Rejected."""
         if len(data) != self.size or sha256(data) != self.sha256:
             raise Rejected(
-                f"content {self.sha256[:12]} of {len(data):,} bytes is not what was signed; "
-                f"expected {self.size:,} bytes of that digest",
+                f"content of {len(data):,} bytes ({sha256(data)[:12]}) is not what was signed; "
+                f"expected {self.size:,} bytes ({self.sha256[:12]})",
                 reason="forged",
             )
         return data

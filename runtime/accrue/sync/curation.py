@@ -53,15 +53,19 @@ def basis(workspace: Workspace, scope: Scope) -> Basis:
 
 
 def require_curated(workspace: Workspace, scope: Scope) -> ManifestHead:
-    """The head in force. Raises Conflict where the class set is open."""
+    """The head in force; where there is none yet, one of version 0 that holds nothing.
+
+    Raises:
+        Conflict: the class set is open.
+    """
     head = workspace.head(scope)
-    if workspace.roster().policy(scope.class_set) != "curated" or head is None:
+    if workspace.roster().policy(scope.class_set) != "curated":
         raise Conflict(
             f"class set {shown(scope.class_set)} is open: what is taught is live at once, and "
             "there is nothing to publish",
             hint=f"to decide what goes live: accrue-fleet policy {scope.class_set} curated",
         )
-    return head
+    return head or ManifestHead(scope.fleet, scope.class_set, scope.space, scope.dim, 0, None)
 
 
 def propose(workspace: Workspace, scope: Scope) -> list[Proposal]:
@@ -160,9 +164,13 @@ def rollback(workspace: Workspace, scope: Scope, to: int | None = None, note: st
     if head.canary is not None and to is None:
         return end_canary(workspace, scope)
     base = basis(workspace, scope)
-    present = workspace.manifest(scope, workspace.version(scope, base.number))
-    wanted = present.previous if to is None else to
-    if wanted < 1:
+    wanted = to
+    if to is None:
+        wanted = 0
+        if base.number:
+            version = workspace.version(scope, base.number)
+            wanted = workspace.manifest(scope, version).previous
+    if not wanted:
         raise Conflict(
             f"manifest {base.number} of class set {shown(scope.class_set)} is the first; there is "
             "none before it",

@@ -87,6 +87,7 @@ class HomeAssistant:
             self._wanted[_VERSION] = _PLATFORMS[_VERSION]
         self._told = _read(ledger)  # topic -> component -> platform
         self._waiting: dict[str, Publication] = {}  # by topic; handed out, not acknowledged
+        self._refused: dict[str, Publication] = {}
         self._due: dict[str, Publication] = {}
         self._states: dict[str, Publication] = {}
         self._announce()
@@ -131,6 +132,12 @@ class HomeAssistant:
         }
         self._state(Publication(BY_NAME[_VERSION], self._topics[_VERSION], _json(told)))
 
+    def call(self, name: str) -> None:
+        """What people call the device now."""
+        if name != self._name:
+            self._name = name
+            self._announce()
+
     def follow_versions(self, on: bool) -> None:
         """Whether there are versions to tell of; the policy of a class set can change."""
         if on == (_VERSION in self._wanted):
@@ -157,8 +164,9 @@ class HomeAssistant:
 
     def reconnected(self) -> None:
         """The connection is new: what was handed out may be lost."""
-        self._due = {**self._waiting, **self._due}
+        self._due = {**self._refused, **self._waiting, **self._due}
         self._waiting.clear()
+        self._refused.clear()
 
     def due(self) -> list[Publication]:
         """What is to be published now, each with QoS 1, in this order."""
@@ -166,6 +174,17 @@ class HomeAssistant:
         self._waiting.update(self._due)
         self._due.clear()
         return found
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is to be published, and the broker has answered all that was."""
+        return not self._due and not self._waiting
+
+    def refused(self, done: Publication) -> None:
+        """The broker will not take it; said again with a new connection."""
+        if self._waiting.get(done.topic) == done:
+            del self._waiting[done.topic]
+            self._refused[done.topic] = done
 
     def acknowledged(self, done: Publication) -> None:
         """The broker has it.
@@ -193,6 +212,11 @@ class HomeAssistant:
 
     def _announce(self) -> None:
         current = self.topic if self._prefix else None
+        if any(_VERSION in parts for parts in self._told.values()) and not (
+            current and _VERSION in self._wanted
+        ):  # first, so that the list still knows of it where this is interrupted
+            topic = self._topics[_VERSION]
+            self._due[topic] = Publication(BY_NAME[_VERSION], topic, b"")
         for topic in self._told:
             if topic != current:
                 self._due[topic] = Publication(ANNOUNCEMENT, topic, b"")

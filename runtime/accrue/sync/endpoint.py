@@ -176,6 +176,15 @@ def lost_again(endpoint: Endpoint, times: int) -> LinkError:
     )
 
 
+def not_mqtt(endpoint: Endpoint, error: Exception) -> LinkError:
+    """paho could make nothing of what came."""
+    return LinkError(
+        f"{endpoint} sent what is no MQTT 5 ({type(error).__name__})",
+        hint="is this the port of an MQTT broker?",
+        **_where(endpoint),
+    )
+
+
 def _where(endpoint: Endpoint, reason: ReasonCode | None = None) -> dict[str, Any]:
     fields: dict[str, Any] = {"host": endpoint.host, "port": endpoint.port}
     return fields if reason is None else {**fields, "reason": reason.value}

@@ -159,6 +159,8 @@ class Exchange:
         self._direct = False  # subscribed to the devices' own topics
         self._waiting: list[Callable[[], None]] = []  # for the snapshot that is asked for next
         self._looking: list[Callable[[], None]] = []  # for the one under way
+        self._looks: dict[bytes, Callable[[], None]] = {}  # fences behind `look_at`
+        self._look = 0
         self._granted = 0
         self._on_broker: dict[str, _OnBroker] = {}
         self._owned: dict[str, int] = {}  # when the connection came up
@@ -275,6 +277,24 @@ class Exchange:
         self._waiting.append(done)
         self.follow.look_again(self._clock())
 
+    def look_at(self, devices: Sequence[str], done: Callable[[], None] = lambda: None) -> None:
+        """Asks the broker for all that it retains of these devices.
+
+        Args:
+            done: as of `look_again`.
+        """
+        filters = [self.topics.filter("class", **{**self._own, "device": d}) for d in devices]
+        self._look += 1
+        fence = f"{self._fence.decode()}/{self._look}".encode()
+
+        def looked() -> None:
+            self._unsubscribe(filters)
+            done()
+
+        self._looks[fence] = looked
+        self._subscribe(filters)
+        self.publish("fence", fence, device=self.ledger.device)
+
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Sends what is unsent for so long at most, says `stopped` and ends the connection.
 
@@ -316,6 +336,7 @@ class Exchange:
         self._clearing.clear()
         self._asked.clear()
         self._waiting, self._looking = [], []
+        self._looks.clear()
         for fetch in self._fetches.values():
             fetch.due = 0.0
         self._say("init")
@@ -366,7 +387,9 @@ class Exchange:
                 else:
                     self.inbox.chunk(address.device, address.sha256, address.chunk, payload)
         elif name == "fence":
-            if payload == self._fence:
+            if payload in self._looks:
+                self._looks.pop(payload)()
+            elif payload == self._fence:
                 self._looked()
         elif name == "batch":
             self._heard_batch(payload)

@@ -87,6 +87,20 @@ def write_private(path: Path, data: bytes, *, steps: FileSteps = PRIVATE) -> Non
     write_atomically(path, [data], steps=steps)
 
 
+def read_file(path: Path, limit: int, *, missing: str, hint: str) -> bytes:
+    """At most `limit` bytes of a file, and one more where it is larger.
+
+    Raises:
+        NotFound: there is none; its message is `missing`. StoreError: it cannot be read.
+    """
+    with translated(path):
+        try:
+            with path.open("rb") as file:
+                return file.read(limit + 1)
+        except FileNotFoundError:
+            raise NotFound(missing, hint=hint, path=str(path)) from None
+
+
 def read_json(path: Path, what: str, hint: str) -> dict[str, Any]:
     """The object in a file of ours, of a format that this version reads.
 
@@ -95,9 +109,8 @@ def read_json(path: Path, what: str, hint: str) -> dict[str, Any]:
         FutureVersion: written by a newer Accrue.
     """
     kind = what.rpartition(" ")[2]
+    data = read_file(path, _LARGEST_FILE_BYTES, missing=f"no {what} at {path}", hint=hint)
     try:
-        with translated(path), path.open("rb") as file:
-            data = file.read(_LARGEST_FILE_BYTES + 1)
         if len(data) > _LARGEST_FILE_BYTES:
             raise ValueError("larger than 1 MiB")
         found = json.loads(data)
@@ -106,8 +119,6 @@ def read_json(path: Path, what: str, hint: str) -> dict[str, Any]:
         name, _, version = str(found.get("accrue", "")).partition("/")
         if name != kind or not version.isascii() or not version.isdigit():
             raise ValueError(f'no "accrue": "{kind}/{_FORMAT}"')
-    except FileNotFoundError:
-        raise NotFound(f"no {what} at {path}", hint=hint, path=str(path)) from None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is no {what}: {error}", hint=hint, path=str(path)) from None
     if int(version) > _FORMAT:

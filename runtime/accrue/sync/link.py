@@ -36,6 +36,7 @@ from accrue.sync.endpoint import (
     Endpoint,
     ended,
     lost_again,
+    not_mqtt,
     rejected,
     tls_context,
     unreachable,
@@ -45,9 +46,10 @@ from accrue.sync.topics import Topic
 from accrue.sync.wire import Wire
 
 KIB = 1024
-READS_PER_STEP = 16  # of 64 KiB, before other links get their turn
+READS_PER_STEP = 8  # of 64 KiB, before other links get their turn
 OUT_BUFFER_BYTES = 512 * KIB  # handed to paho and not yet to the kernel
 SUSPICIOUS = 3  # connections in a row that were lost at once
+NOWHERE = "the-wire-is-connected.invalid"  # for paho, which must never connect by itself
 UNLIMITED_BYTES = 268_435_455  # MQTT's own limit of a packet
 
 
@@ -61,7 +63,7 @@ class Timing:
     backoff_cap_s: float = 60.0
     settled_s: float = 10.0  # up for so long: the next loss starts at the base again
     session_expiry_s: int = 0  # the retained messages are the memory, not the broker's queues
-    receive_maximum: int = 64
+    receive_maximum: int = 1_024  # what arrives is dealt with at once, so this costs no memory
     accept_bytes: int = 1024 * KIB  # larger packets are not delivered to us
     window: int = 32  # messages under way at most; the broker may want fewer
 
@@ -132,7 +134,7 @@ Subscribed = Callable[[bool], None]
 
 
 class Link:
-    """Keeps one client connected.
+    """Keeps one client connected. A step blocks for nothing but looking a host's name up.
 
     Attributes:
         phase: where it stands.
@@ -408,7 +410,7 @@ class Link:
         connect.ReceiveMaximum = self.timing.receive_maximum
         connect.MaximumPacketSize = self.timing.accept_bytes
         client.connect_async(
-            self.endpoint.host,
+            NOWHERE,
             self.endpoint.port,
             self.timing.keepalive_s,
             clean_start=self.timing.session_expiry_s == 0,
@@ -478,10 +480,13 @@ class Link:
         self.busy = False
         for _ in range(READS_PER_STEP):
             more = wire.fill()
-            while wire.has_input and not wire.closed:
-                client.loop_read()
-            if wire.at_end and not wire.closed:
-                client.loop_read()  # it sees the end and says so
+            try:
+                while wire.has_input and not wire.closed:
+                    client.loop_read()
+                if wire.at_end and not wire.closed:
+                    client.loop_read()  # it sees the end and says so
+            except Exception as error:  # nothing of ours runs in there: see the callbacks above
+                self._failure = not_mqtt(self.endpoint, error)
             self._after()
             if not more or self._wire is not wire:
                 return
@@ -665,7 +670,11 @@ class Loop:
 
 
 class _Client(mqtt.Client):
-    """paho on a socket that is connected already: its own way of connecting blocks the thread."""
+    """paho on a socket that is connected already: its own way of connecting blocks the thread.
+
+    It knows neither the broker's name nor TLS, so a paho that no longer asks for the socket here
+    cannot send the password unencrypted: it finds no such host.
+    """
 
     def __init__(self, client_id: str, wire: Wire) -> None:
         super().__init__(

@@ -261,6 +261,11 @@ class OwnerLine:
                 workspace.note_cleared(digest)
         return sent
 
+    def put(self, name: str, payload: bytes, **fields: str) -> None:
+        """Sends one message, and waits until the broker has it."""
+        self._send(name, payload, **fields)
+        self._drain(0)
+
     def clear_device(self, device: str) -> int:
         """Clears all that the broker retains of a device; how many topics."""
         self._snapshot([self.topics.prefix + f"dev/{device}/#"])
@@ -361,8 +366,7 @@ class OwnerLine:
         )
 
     def _reply(self, device: str, reply: bytes) -> None:
-        self._send("enrol-reply", reply, device=device)
-        self._drain(0)
+        self.put("enrol-reply", reply, device=device)
 
     # ---- the link -------------------------------------------------------------------------------
 

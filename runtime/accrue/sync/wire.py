@@ -38,18 +38,27 @@ class Wire:
         return len(self._output)
 
     def fill(self) -> bool:
-        """Reads once from the socket. Returns whether there may be more."""
-        try:
-            data = self._sock.recv(READ_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError as error:
-            self._error, self.at_end = error, True
-            return False
-        self._input = memoryview(bytes(self._input) + data) if self._input else memoryview(data)
-        self.received_bytes += len(data)
-        self.at_end = not data
-        return bool(data)
+        """Reads what is there, up to 64 KiB or so. Returns whether there may be more.
+
+        TLS gives one record at a time, and brokers make a record of each message.
+        """
+        pieces = [bytes(self._input)] if self._input else []
+        size, more = 0, True
+        while more and size < READ_BYTES:
+            try:
+                data = self._sock.recv(READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                more = False
+            except OSError as error:
+                self._error, self.at_end, more = error, True, False
+            else:
+                self.at_end = not data
+                more = bool(data)
+                size += len(data)
+                pieces.append(data)
+        self._input = memoryview(b"".join(pieces))
+        self.received_bytes += size
+        return more
 
     def flush(self) -> None:
         """Writes what the socket takes."""

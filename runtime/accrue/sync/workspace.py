@@ -30,9 +30,11 @@ from accrue.sync.contribution import Contribution, Scope
 from accrue.sync.difference import Summary, summarise
 from accrue.sync.enrol import CODE_SECONDS, new_code
 from accrue.sync.identity import (
+    KEY_BYTES,
     Broker,
     clean_fleet,
     hex_key,
+    read_file,
     read_json,
     require_private,
     write_json,
@@ -192,20 +194,17 @@ class Workspace:
         """Raises NotFound, Conflict where others may read the key, FormatError."""
         config = read_json(folder / CONFIG, "fleet owner", _HINT)
         path = folder / KEY
+        text = read_file(
+            path,
+            2 * KEY_BYTES + 2,
+            missing=f"the fleet's private key {path} is not there",
+            hint="put it back from its backup; without it nothing can be signed",
+        )
+        require_private(path)
         try:
-            with translated(path):
-                require_private(path)
-                text = path.read_text()
-        except Exception as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NotFound(
-                    f"the fleet's private key {path} is not there",
-                    hint="put it back from its backup; without it nothing can be signed",
-                    path=str(path),
-                ) from None
-            raise
-        try:
-            key = Ed25519PrivateKey.from_private_bytes(hex_key(text.strip(), "key"))
+            key = Ed25519PrivateKey.from_private_bytes(
+                hex_key(text.decode("ascii", "replace").strip(), "key")
+            )
             fleet = str(config["fleet"])
             found = config["broker"]
             broker = found and Broker(

@@ -52,6 +52,7 @@ def cell_means(image: Pixels) -> NDArray[np.float32]:
         for side, cells in zip(image.shape[:2], CELLS, strict=True)
     )
     few = image[rows[:, None], columns]  # (rows, columns, 3)
-    grey = few.mean(axis=2, dtype=np.float32)
+    grey = few[..., 0].astype(np.float32) + few[..., 1] + few[..., 2]
+    grey /= 3
     cells: NDArray[np.float32] = grey.reshape(CELLS[0], _SAMPLES, CELLS[1], _SAMPLES).mean((1, 3))
     return cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,18 @@ from accrue.bundle import Preprocess
 from accrue.errors import ImageError
 
 Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in px
 
 FAST_FROM = 3  # times the resized short side; below it the exact path costs little
 MAX_ASPECT = 4  # a longer image is not resized whole: 16,384 x 2 px would become 2,097,152 x 256
 # Resizing in two steps stays indistinguishable as long as the second one shrinks by this much.
 REDUCING_GAP = 3.0
+# Down the columns it may shrink by less: of the two passes that one costs most. By how much less is
+# held by the golden images and by tests/vision/test_preprocess.py; a view that is no reference may
+# come a little further from what a single step would give.
+ROWS_GAP = 2.4
+GAPS = (REDUCING_GAP, ROWS_GAP)  # along rows, down columns
+VIEW_GAPS = (1.9, 1.9)
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -45,10 +53,7 @@ class Preprocessor:
             ImageError: another shape or dtype.
         """
         height, width = check_image(image).shape[:2]
-        short, long = sorted((height, width))
-        if short >= FAST_FROM * self.preprocess.resize or long > MAX_ASPECT * short:
-            return self.fast(image)
-        return self.exact(image)
+        return self.fast(image) if self.takes_fast(width, height) else self.exact(image)
 
     def exact(self, image: Pixels) -> Pixels:
         """The reference: the whole image resized, then cropped."""
@@ -61,20 +66,25 @@ class Preprocessor:
     def fast(self, image: Pixels) -> Pixels:
         """The same grid of samples, taken from the region under the crop alone."""
         height, width = check_image(image).shape[:2]
+        box = self.box(width, height)
+        return Parts(image, [box], self.preprocess.crop).resized(box, self.filter)
+
+    def takes_fast(self, width: int, height: int) -> bool:
+        """Whether a frame of this size takes the fast path."""
+        short, long = sorted((height, width))
+        return short >= FAST_FROM * self.preprocess.resize or long > MAX_ASPECT * short
+
+    def box(self, width: int, height: int) -> Box:
+        """What lies under the crop, in px of the image: left, top, right, bottom."""
         crop = self.preprocess.crop
         (new_width, new_height), (left, top) = self._geometry(width, height)
         across, down = width / new_width, height / new_height  # source px per resized px
-        # Filters reach 2 resized px beyond the crop, and the reduction up to one more.
-        x0, x1 = _span(left * across, (left + crop) * across, 4 * across, width)
-        y0, y1 = _span(top * down, (top + crop) * down, 4 * down, height)
-        box = (
-            left * across - x0,
-            top * down - y0,
-            min((left + crop) * across - x0, x1 - x0),
-            min((top + crop) * down - y0, y1 - y0),
+        return (
+            left * across,
+            top * down,
+            min((left + crop) * across, width),
+            min((top + crop) * down, height),
         )
-        region = Image.fromarray(image[y0:y1, x0:x1])
-        return np.asarray(region.resize((crop, crop), self.filter, box, REDUCING_GAP))
 
     def _geometry(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """((width, height) after resizing, (left, top) of the crop), rounded as torchvision."""
@@ -86,8 +96,64 @@ class Preprocessor:
         return size, (round((size[0] - crop) / 2), round((size[1] - crop) / 2))
 
 
-def _span(begin: float, end: float, margin: float, limit: int) -> tuple[int, int]:
-    return max(0, int(begin - margin)), min(limit, int(end + margin) + 1)
+class Parts:
+    """Parts of one image, each resized to a square; what they share is read and reduced once.
+
+    Where a part is large it is first reduced by whole factors, and then resized.
+
+    Args:
+        image: uint8 (h, w, 3) RGB. boxes: left, top, right, bottom of the parts that will be asked
+            for, in px, in fractions too. side: px of the resized ones.
+    """
+
+    def __init__(self, image: Pixels, boxes: Sequence[Box], side: int) -> None:
+        height, width = image.shape[:2]
+        self._side = side
+        # Filters reach 2 resized px beyond a part, and the reduction up to one more.
+        margin = 4 * max(max(b[2] - b[0], b[3] - b[1]) / side for b in boxes)
+        x0, y0 = (max(0, int(min(b[axis] for b in boxes) - margin)) for axis in (0, 1))
+        x1, y1 = (int(max(b[axis] for b in boxes) + margin) + 1 for axis in (2, 3))
+        region = Image.fromarray(image[y0 : min(y1, height), x0 : min(x1, width)])
+        self._reduced = {(1, 1): (region, x0, y0)}  # by factors: an image, and where it begins
+
+    def resized(
+        self,
+        box: Box,
+        resampling: Image.Resampling,
+        gaps: tuple[float, float] = GAPS,
+    ) -> Pixels:
+        """One of the parts: uint8 (side, side, 3).
+
+        Args:
+            gaps: times that the second step shrinks by at least, along rows and down columns.
+        """
+        left, top, right, bottom = box
+        across = max(1, int((right - left) / self._side / gaps[0]))
+        down = max(1, int((bottom - top) / self._side / gaps[1]))
+        found, x, y = self._smaller(across, down)
+        inner = (
+            (left - x) / across,
+            (top - y) / down,
+            min((right - x) / across, found.width),
+            min((bottom - y) / down, found.height),
+        )
+        return np.asarray(found.resize((self._side,) * 2, resampling, inner))
+
+    def _smaller(self, across: int, down: int) -> tuple[Image.Image, int, int]:
+        """All that was read, reduced; and where in the image it begins.
+
+        It begins at a multiple of the factors: the same grid whatever other parts are asked for.
+        """
+        if (across, down) not in self._reduced:
+            if across > 1 and down > 1:
+                image, x, y = self._smaller(1, down)
+                image = image.reduce((across, 1), (-x % across, 0, *image.size))
+                self._reduced[across, down] = image, x + -x % across, y
+            else:
+                image, x, y = self._reduced[1, 1]
+                image = image.reduce((across, down), (-x % across, -y % down, *image.size))
+                self._reduced[across, down] = image, x + -x % across, y + -y % down
+        return self._reduced[across, down]
 
 
 def check_image(image: NDArray[Any], name: str = "image") -> Pixels:

@@ -31,8 +31,11 @@ def blur(image: Pixels) -> float:
 
 
 def _grey(image: Pixels) -> NDArray[np.float32]:
-    picture = PIL.Image.fromarray(image).convert("L")
-    width, height = picture.size
+    step = max(
+        1, int(min(image.shape[:2]) / (1.5 * SIDE_PX))
+    )  # rows of a large frame that are read
+    picture = PIL.Image.fromarray(image[::step]).convert("L")
+    height, width = image.shape[:2]
     share = SIDE_PX / min(width, height)
     if share < 1:  # enlarging a small picture would make it blurred
         size = (max(1, round(width * share)), max(1, round(height * share)))
@@ -44,9 +47,10 @@ def _kept(grey: NDArray[np.float32]) -> float:
     """The share of differences down the columns that averaging down the columns keeps."""
     if len(grey) <= WINDOW_PX:
         return 0.0
-    sums = np.cumsum(np.pad(grey, ((WINDOW_PX // 2 + 1, WINDOW_PX // 2), (0, 0)), "edge"), axis=0)
-    averaged = (sums[WINDOW_PX:] - sums[:-WINDOW_PX]) / WINDOW_PX  # (h, w)
+    reach = WINDOW_PX // 2
+    padded = np.pad(grey, ((reach, reach), (0, 0)), "edge")
     before = np.abs(np.diff(grey, axis=0))
-    lost = np.maximum(0, before - np.abs(np.diff(averaged, axis=0)))
+    averaged = np.abs(padded[WINDOW_PX:] - padded[:-WINDOW_PX]) / WINDOW_PX  # difference of means
+    lost = np.maximum(0, before - averaged)
     total = float(before.sum())
     return 1 - float(lost.sum()) / total if total > FAINT * before.size else 0.0

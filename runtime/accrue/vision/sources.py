@@ -251,8 +251,7 @@ class CaptureSource(_Base):
             if self._live:
                 raise self._failed(f"stopped giving frames after {count:,}")
             raise StopIteration
-        rgb = np.ascontiguousarray(bgr[..., ::-1])  # (h, w, 3)
-        return self._frame(check_image(rgb), f"{self.name}#{self._index}")
+        return self._frame(check_image(rgb_of(self._cv2, bgr)), f"{self.name}#{self._index}")
 
     def close(self) -> None:
         if self._capture is not None:
@@ -420,6 +419,16 @@ def _opencv() -> Any:
             hint='pip install "accrue[camera]"',
         ) from error
     return cv2
+
+
+def rgb_of(cv2: Any, bgr: Any) -> Any:
+    """OpenCV's order of colours, uint8 (h, w, 3), as RGB in an array of its own.
+
+    What is no such picture (a grey one of a pipeline) comes back as it is, to be refused.
+    """
+    if bgr.dtype != np.uint8 or bgr.ndim != 3 or bgr.shape[2] != 3:
+        return bgr
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _one_line(error: BaseException) -> str:

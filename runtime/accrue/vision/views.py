@@ -11,10 +11,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from accrue.bundle import Preprocess
-from accrue.vision.preprocess import REDUCING_GAP, Pixels, Preprocessor, check_image
+from accrue.vision.preprocess import (
+    VIEW_GAPS,
+    Box,
+    Parts,
+    Pixels,
+    Preprocessor,
+    check_image,
+)
 
 
 class View(NamedTuple):
@@ -79,25 +85,26 @@ def make_views(
     Raises:
         ImageError: another shape or dtype.
     """
-    whole = Image.fromarray(check_image(image))
+    height, width = check_image(image).shape[:2]
     chosen = (VIEWS if mirror else UNMIRRORED)[: max(count, 1)]
-    crop = preprocessor.preprocess.crop
-    own = preprocessor(image)
+    boxes = {view: _box((width, height), view) for view in chosen if view.side > 0}
+    fast = preprocessor.takes_fast(width, height)
+    own_box = preprocessor.box(width, height)
+    shared = [*boxes.values(), own_box] if fast else [*boxes.values()]
+    parts = Parts(image, shared, preprocessor.preprocess.crop) if shared else None
+    own = parts.resized(own_box, preprocessor.filter) if parts and fast else preprocessor(image)
     made = []
     for view in chosen:
-        if view.side == 0:
-            pixels = own
-        else:
-            side = view.side * min(whole.size)
-            box = _box(whole.size, side, view)
-            resized = whole.resize((crop, crop), preprocessor.filter, box, REDUCING_GAP)
-            pixels = np.asarray(resized)
+        pixels = own
+        if parts and view in boxes:
+            pixels = parts.resized(boxes[view], preprocessor.filter, VIEW_GAPS)
         made.append(pixels[:, ::-1] if view.mirrored else pixels)
     return np.stack(made)
 
 
-def _box(size: tuple[int, int], side: float, view: View) -> tuple[float, float, float, float]:
+def _box(size: tuple[int, int], view: View) -> Box:
     width, height = size
+    side = view.side * min(size)
     room = min(size) - side
     left = (width - side + view.x * room) / 2
     top = (height - side + view.y * room) / 2

@@ -62,10 +62,10 @@ def _changed(call: Call, box: Box, entry: Entry, name: str | None = None) -> Cha
     return Changed(entry, view)
 
 
-def _of_taught(box: Box, label: str) -> tuple[QualityView | None, Entry | None]:
-    """What the coach says of a class that was just taught, and the entry of that."""
-    found = (quality_view(one) for one in box.quality() if one.name == label)
-    return next(found, None), _newest(box)
+def _coached(call: Call, label: str) -> QualityView | None:
+    """What the coach says of a class that was just taught."""
+    with call.device.reading() as box:  # which works it out once, for those who look next, too
+        return next((quality_view(one) for one in box.quality() if one.name == label), None)
 
 
 def _newest(box: Box) -> Entry | None:
@@ -99,8 +99,9 @@ def teach(call: Call, name: str, images: Images) -> Taught:
             raise errors[0]
         label = receipts[-1].class_name
         taught = [one.shot for one in receipts if one.shot]
-        about, entry = _of_taught(box, label) if taught else (None, None)
-        return Taught(label, taught, [receipt_view(one) for one in receipts], about, entry)
+        entry = _newest(box) if taught else None
+    about = _coached(call, label) if taught else None
+    return Taught(label, taught, [receipt_view(one) for one in receipts], about, entry)
 
 
 @table.add("PATCH", "/classes/{id}", OPERATOR, match=True)
@@ -208,7 +209,8 @@ def commit_teach(call: Call, id: str, body: CommitTeach) -> Committed:
     """Teach the frames that were kept, as one shot. What has a shot is on the disk."""
     with call.device.writing(call.actor) as box:
         receipt = call.device.commit_teach(id, call.actor, body.keep)
-        about, entry = _of_taught(box, receipt.class_name) if receipt.shot else (None, None)
+        entry = _newest(box) if receipt.shot else None
+    about = _coached(call, receipt.class_name) if receipt.shot else None
     return Committed(**vars(receipt_view(receipt)), quality=about, entry=entry)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -28,6 +28,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from accrue.errors import AccessDenied, AccrueError, Conflict, UsageError
+from accrue.service.access import VIEWER
 from accrue.service.http.problems import AtWork, NotSignedIn, TooLarge, problem, unexpected
 from accrue.service.http.schema import plain, read, read_text
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 PREFIX = "/api/v1"
 JSON_BYTES = 1 << 20
 MOST_IMAGES = 200
+READERS, WRITERS = 12, 8  # threads
 UPLOADS_AT_ONCE = 3  # their bytes are held in memory
 Images = list[tuple[str, bytes]]
 
@@ -180,6 +182,9 @@ class Runner:
         self.device, self.access, self.replies = device, access, replies
         self._public = public
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        # Of their own, so that those who wait for a long write keep nobody from reading, and none
+        # of them keeps the guard from saying who asks.
+        self._readers, self._writers = CapacityLimiter(READERS), CapacityLimiter(WRITERS)
         self._under_way: set[tuple[str, str]] = set()
 
     def routes(self, table: Table) -> list[BaseRoute]:
@@ -275,7 +280,11 @@ class Runner:
     async def _answered(
         self, operation: Operation, request: Request, call: Call, arguments: dict[str, Any]
     ) -> Response:
-        found = await to_thread.run_sync(lambda: operation.handler(call, **arguments))
+        reads = operation.method == "GET" or operation.role == VIEWER
+        limiter = self._readers if reads else self._writers
+        found = await to_thread.run_sync(
+            lambda: operation.handler(call, **arguments), limiter=limiter
+        )
         if isinstance(found, File):
             return found.response(request)
         status = call.answer.status or operation.status

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accrue.errors import NotFound, UsageError
 from accrue.service.access import OPERATOR, OWNER, VIEWER
+from accrue.service.box import Explanation
 from accrue.service.doctor import examine
 from accrue.service.http.shapes import (
     Answers,
@@ -128,27 +129,29 @@ def fleet(call: Call) -> Fleet:
 @table.add("POST", "/predict", VIEWER)
 def predict(call: Call, images: Images) -> Predictions:
     """Say what each photo shows."""
-    with call.device.reading() as box:
-        return Predictions([prediction_view(one) for one in box.predict(images)])
+    found = []
+    for image in images:  # one at a time, so that others get to read in between
+        with call.device.reading() as box:
+            found += [prediction_view(one) for one in box.predict([image])]
+    return Predictions(found)
 
 
 @table.add("POST", "/why", VIEWER)
 def why(call: Call, images: Images) -> Answers:
     """Say what each photo shows, and which kept shots speak for it and for the runner-up."""
-    with call.device.reading() as box:
-        return Answers(
-            [
-                Why(
-                    prediction_view(one.prediction),
-                    [
-                        ReasonView(r.label, [NearView(n.shot, n.cosine) for n in r.shots])
-                        for r in one.reasons
-                    ],
-                    list(one.refused),
-                )
-                for one in box.why(images)
-            ]
-        )
+    found = []
+    for image in images:
+        with call.device.reading() as box:
+            found += [_why(one) for one in box.why([image])]
+    return Answers(found)
+
+
+def _why(found: Explanation) -> Why:
+    reasons = [
+        ReasonView(one.label, [NearView(near.shot, near.cosine) for near in one.shots])
+        for one in found.reasons
+    ]
+    return Why(prediction_view(found.prediction), reasons, list(found.refused))
 
 
 # ---- classes ------------------------------------------------------------------------------------
