@@ -228,7 +228,12 @@ def sync(
                 raise BrokerUnreachable(
                     f"not everything was exchanged within {seconds} s: "
                     f"{len(exchange.ledger.unsent())} to send",
-                    hint=_problem(exchange.problems) or "try again, or give it longer: --for",
+                    hint=_problem(exchange.problems)
+                    or (
+                        "try again, or give it longer: --for"
+                        if following.trust.version
+                        else "the owner has not published its roster yet: accrue-fleet status"
+                    ),
                 )
             state = _state(exchange)
             if watch and state != shown:
