@@ -152,3 +152,13 @@ def add_tab(context: Any, home: Served) -> Screen:
 
     page.route("**/*", route)
     return screen
+
+
+def wait_for_moments(home: Served, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with home.device.reading() as box:
+            if box.unknown():
+                return
+        time.sleep(0.5)
+    raise AssertionError("the stranger was never kept to be asked about")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from console_cases import CLASSES, DESK, PHONE, SAMPLES, Screen, Served, served
+from console_cases import (
+    CLASSES,
+    DESK,
+    PHONE,
+    SAMPLES,
+    Screen,
+    Served,
+    served,
+    wait_for_moments,
+)
 
 pytestmark = pytest.mark.slow
 LABELS = [name.replace("-", " ") for name in CLASSES]
@@ -229,16 +237,6 @@ def journey(hands: Hands, home: Served, second: Served, tmp_path: Path) -> None:
     screen.home = return_to
     with home.device.reading() as one, second.device.reading() as two:
         assert two.learned().state.digest() == one.learned().state.digest()
-
-
-def wait_for_moments(home: Served, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with home.device.reading() as box:
-            if box.unknown():
-                return
-        time.sleep(0.5)
-    raise AssertionError("the stranger was never kept to be asked about")
 
 
 @pytest.fixture

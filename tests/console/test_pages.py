@@ -130,3 +130,63 @@ def test_the_same_form_sent_twice_is_done_once(empty: Served) -> None:
             assert answer.status_code == 200
             assert answer.json()["entry"]["seq"] == 2
     assert [entry.verb for entry in empty.device.box.history()] == ["rename", "teach"]
+
+
+def test_the_forms_of_a_class_do_what_they_say_and_each_can_be_undone(empty: Served) -> None:
+    """Split, move, take a "not this" back, merge, forget, delete for good."""
+    samples = Path(__file__).parents[2] / "tools/samples/teach"
+    with empty.device.writing("test") as box:
+        for name in ("hex-bolt", "spur-gear", "padlock"):
+            photos = sorted((samples / name).glob("*.jpg"))
+            list(box.teach(name, [(p.name, p) for p in photos]))
+        box.not_this("padlock", [("gear", sorted((samples / "spur-gear").glob("*.jpg"))[0])])
+    told = {row.name: row.id for row in empty.device.box.classes()}
+    shots = {name: [s.id for s in empty.device.box.show(name)[1]] for name in told}
+
+    with client(empty) as http:
+
+        def send(path: str, **fields: Any) -> Any:
+            answer = http.post(path, data=fields, headers={"Accept": "application/json"})
+            return answer.status_code, answer.json()
+
+        def undone(path: str, **fields: Any) -> str:
+            status, said = send(path, **fields)
+            assert status == 200, said
+            with empty.device.writing("test") as box:
+                box.undo(said["entry"]["seq"])
+            return str(said["text"])
+
+        bolt = f"/classes/{told['hex-bolt']}"
+        page = http.get(bolt + "?split=1").text
+        assert "Goes into the new class" in page
+        text = undone(bolt + "/split", shots=shots["hex-bolt"][:2], new="long bolt")
+        assert text.startswith("split")
+        fields = {"shots": shots["hex-bolt"][:1], "class": "padlock", "force": "yes"}
+        assert undone(bolt + "/relabel", **fields).startswith("relabelled")
+        assert "spur-gear/" not in http.get(f"/classes/{told['padlock']}").text
+        (refusal,) = empty.device.box.refusals("padlock")
+        assert undone(f"/classes/{told['padlock']}/allow", refusal=refusal.id)
+        assert undone(bolt + "/merge", into="padlock", force="yes").startswith("merged")
+        assert undone(bolt + "/remove").startswith("removed")
+        status, said = send(bolt + "/purge", sure="hex bolts")
+        assert (status, said["detail"][:20]) == (400, "What you typed is no")
+        assert send(bolt + "/relabel")[0] == 400  # nothing was chosen
+        status, said = send(bolt + "/purge", sure="HEX-bolt ")
+        assert (status, said["text"]) == (200, "Deleted for good: 8 shots")
+    assert sorted(row.name for row in empty.device.box.classes()) == ["padlock", "spur-gear"]
+
+
+def test_a_merge_that_makes_answers_worse_is_held_back_and_can_be_forced(empty: Served) -> None:
+    samples = Path(__file__).parents[2] / "tools/samples/teach"
+    with empty.device.writing("test") as box:
+        for name in ("hex-bolt", "spur-gear", "padlock", "coil-spring"):
+            photos = sorted((samples / name).glob("*.jpg"))
+            list(box.teach(name, [(p.name, p) for p in photos]))
+        bolt = box.show("hex-bolt")[0].id
+        spring = [shot.id for shot in box.show("coil-spring")[1]]
+    with client(empty) as http:
+        fields = {"shots": spring[:4], "class": "padlock"}
+        answer = http.post(f"/classes/{bolt}/relabel", data=fields)
+        text = http.get(answer.headers["location"]).text
+        assert "Held back: it would make the answers worse." in text
+        assert "Do it all the same" in text

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from console_cases import DESK, PHONE, Screen, Served, add_tab
+from console_cases import DESK, PHONE, Screen, Served, add_tab, wait_for_moments
 
 from accrue.service.access import OPERATOR, VIEWER
 from accrue.service.console.words import LANGUAGES, Words
@@ -358,11 +358,55 @@ def test_a_code_for_another_screen_is_shown_with_its_picture_and_can_be_revoked(
     guest.page.keyboard.press("Enter")
     guest.page.wait_for_url(taught.url + "/")
     owner.go("/device")
+    guest.allow("401")
     owner.page.click("li:has-text('Gast') button")
     owner.see(".card.quiet:has-text('taken back')")
-    guest.allow("401", "WebSocket")
-    guest.go("/classes")
-    assert guest.page.url.endswith("/pair")
+    guest.page.wait_for_url(taught.url + "/pair")  # at once, without a touch
+
+
+def test_unknown_is_answered_with_single_keys(
+    taught: Served, open_screen: Callable[..., Screen], pair: Callable[..., None]
+) -> None:
+    screen = open_screen(taught)
+    pair(screen, "Quick", OPERATOR)
+    wait_for_moments(taught)
+    page = screen.page
+    for key, name in (("1", None), ("b", "background"), ("x", "")):
+        wait_for_moments(taught)
+        screen.go("/unknown")
+        screen.see(".group .picker li bdi")
+        first = page.locator(".picker li bdi").first.inner_text()
+        page.keyboard.press(key)
+        screen.see(".toast:not(.bad)")
+        with taught.device.reading() as box:
+            newest = box.history(1)[0]
+        if name != "":
+            assert (newest.verb, newest.actor) == ("teach", "Quick")
+            assert (name or first) in newest.summary
+            with taught.device.writing("test") as box:
+                box.undo(newest.seq)
+
+
+def test_a_wrong_shot_is_moved_from_the_why_of_an_answer(
+    taught: Served, open_screen: Callable[..., Screen], pair: Callable[..., None]
+) -> None:
+    screen = open_screen(taught)
+    pair(screen, "Judge", OPERATOR)
+    settle(screen, "/")
+    page = screen.page
+    page.keyboard.press("w")
+    screen.see("dialog .thumbs button").click()
+    page.fill("dialog #picker-text", "odd one")
+    page.click("dialog button.create")
+    screen.see(".toast")
+    if page.locator(".toast .undo").count():  # unless the guard held it back
+        with taught.device.writing("test") as box:
+            newest = box.history(1)[0]
+            assert (newest.verb, newest.actor) == ("relabel", "Judge")
+            box.undo(newest.seq)
+    else:
+        screen.allow("409")
+        screen.see(".toast.bad:has-text('worse')")
 
 
 def test_the_shutter_can_be_held_by_finger_and_by_key(

@@ -136,10 +136,10 @@ def test_a_box_beside_it_answers_at_once_by_what_it_knows(box: Box, settings: Se
     knowledge = Knowledge(settings, poll_s=60)
     try:
         with Box(settings) as reader:
-            reader.answering = knowledge.best_for
-            assert reader.answering(reader.learned()) is knowledge.current
+            reader.sharing = knowledge.share
+            assert reader.learned() is knowledge.current
             (shot,) = taught(box, "new", 9)
-            quick = reader.answering(reader.learned())
+            quick = reader.learned()
             assert shot in quick.shot_ids
             assert quick.earlier is not None
     finally:

@@ -280,8 +280,7 @@ class Box:
         self._remark = remark
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
-        # What to answer by, of what is learned; a running device knows a better one at less cost.
-        self.answering: Callable[[Learned], Learned] = lambda learned: learned
+        self.sharing: Callable[[Learned], Learned] | None = None  # asked with what was just read
 
     def beside(self) -> Box:
         """Another box of the same state for another thread; the two share one encoder."""
@@ -376,8 +375,14 @@ class Box:
         revision = store.revision
         if self._learned is None or self._learned[0] != revision:
             before = None if self._learned is None else self._learned[1]
-            self._learned = (revision, self._read(store, before))
+            found = self._read(store, before)
+            self._learned = (revision, found if self.sharing is None else self.sharing(found))
         return self._learned[1]
+
+    def exchange(self, by: Callable[[Learned], Learned]) -> None:
+        """Puts what another thread has worked out of the same evidence in the place of ours."""
+        if self._learned is not None:
+            self._learned = self._learned[0], by(self._learned[1])
 
     def read_now(self) -> Learned:
         """What the store holds within the transaction under way."""
@@ -517,7 +522,7 @@ class Box:
     def predict(self, images: Iterable[tuple[str, Given]]) -> Iterator[Prediction]:
         """Says what each image shows."""
         self.require_same_space()
-        learned = self.answering(self.learned())
+        learned = self.learned()
         for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 yield Prediction(source, "", "", float("nan"), float("nan"), (), row)
@@ -527,7 +532,7 @@ class Box:
     def why(self, images: Iterable[tuple[str, Given]], *, most: int = 3) -> Iterator[Explanation]:
         """What each image shows, and the kept shots that speak for it and for the runner-up."""
         self.require_same_space()
-        learned = self.answering(self.learned())
+        learned = self.learned()
         store = self.reading()
         for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):

@@ -97,10 +97,10 @@ class Knowledge:
             )
             self._chooser.start()
 
-    def best_for(self, evidence: Learned) -> Learned:
-        """What to answer by where this is known, without choosing anew; see `Box.answering`."""
-        current = self.current
-        return current if same(current, evidence) else self._quick(evidence, current) or evidence
+    def share(self, evidence: Learned) -> Learned:
+        """The same evidence with what was worked out here, so that nobody does it again."""
+        known = self.current
+        return known if same(evidence, known) else self._quick(evidence, known) or evidence
 
     @staticmethod
     def _quick(evidence: Learned, before: Learned) -> Learned | None:

@@ -140,28 +140,35 @@ export const queue = new (class extends EventTarget {
     return null;
   }
 
+  /** Sends what waits; one tab at a time, where the browser can tell. */
   async flush() {
     if (this.#sending || !this.waiting) return;
     this.#sending = true;
     try {
-      for (;;) {
-        const cursor = await this.#store("readonly", (store) => store.openCursor());
-        if (!cursor) break;
-        const { key, value } = cursor;
-        let refused = null;
-        try {
-          await call(value.method, value.path, value.what);
-        } catch (error) {
-          if (error instanceof Away || error.body?.retryable || error.status === 429) return;
-          refused = error;
-        }
-        await this.#store("readwrite", (store) => store.delete(key));
-        await this.#count();
-        this.dispatchEvent(new CustomEvent("sent", { detail: { write: value, refused } }));
-      }
-      this.dispatchEvent(new Event("empty"));
+      if (!navigator.locks) await this.#sendAll();
+      else await navigator.locks.request("accrue", { ifAvailable: true }, (lock) => lock && this.#sendAll());
+      await this.#count();
     } finally {
       this.#sending = false;
     }
+  }
+
+  async #sendAll() {
+    for (;;) {
+      const cursor = await this.#store("readonly", (store) => store.openCursor());
+      if (!cursor) break;
+      const { key, value } = cursor;
+      let refused = null;
+      try {
+        await call(value.method, value.path, value.what);
+      } catch (error) {
+        if (error instanceof Away || error.body?.retryable || [401, 429].includes(error.status)) return;
+        refused = error;
+      }
+      await this.#store("readwrite", (store) => store.delete(key));
+      await this.#count();
+      this.dispatchEvent(new CustomEvent("sent", { detail: { write: value, refused } }));
+    }
+    this.dispatchEvent(new Event("empty"));
   }
 })();

@@ -187,13 +187,13 @@ document.addEventListener("accrue:changed", () => {
 
 // A list says when it is old, and does not jump under a finger.
 if (document.body.dataset.list === "yes" && document.body.dataset.paired === "yes") {
-  const { Socket } = await import("./socket.js");
-  const socket = new Socket();
-  const old = document.getElementById("old");
-  const also = { fleet: ["fleet"], device: ["job", "camera", "access"] }[document.body.dataset.page] || [];
-  for (const type of ["classes", "gap", ...also]) {
-    socket.addEventListener(type, () => { if (old) old.hidden = false; });
-  }
+  import("./socket.js").then(({ Socket }) => {
+    const socket = new Socket();
+    const also = { fleet: ["fleet"], device: ["job", "camera", "access"] }[document.body.dataset.page] || [];
+    for (const type of ["classes", "gap", ...also]) {
+      socket.addEventListener(type, () => { document.getElementById("old").hidden = false; });
+    }
+  });
 }
 
 const filter = document.getElementById("filter");

@@ -1,9 +1,16 @@
 // The one connection of this tab: events as text, preview frames as binary.
 
-import { presence } from "./api.js";
+import { fail } from "./app.js";
+import { Problem, get, presence } from "./api.js";
 
 const FIRST_MS = 500;
 const LONGEST_MS = 8000;
+
+/** A socket does not say why it was not let in: the device is away, or this screen is let out. */
+const askWhy = () =>
+  get("device").catch((error) => {
+    if (error.status === 401) location.assign("/pair");
+  });
 
 export class Socket extends EventTarget {
   #socket = null;
@@ -52,11 +59,7 @@ export class Socket extends EventTarget {
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.#event(data) : this.#frame(data));
     socket.onclose = (event) => {
       this.#socket = null;
-      if (event.code === 1008 || event.code === 4401) {
-        this.dispatchEvent(new CustomEvent("refused", { detail: event }));
-        this.#wait = LONGEST_MS;
-      } else if (event.code === 1006) presence.set(false);
-      this.dispatchEvent(new Event("close"));
+      if (event.code !== 1001) askWhy();
       setTimeout(() => this.#socket || this.#connect(), this.#wait);
       this.#wait = Math.min(2 * this.#wait, LONGEST_MS);
     };
@@ -65,6 +68,7 @@ export class Socket extends EventTarget {
   #event(text) {
     const event = JSON.parse(text);
     if (event.id !== undefined) this.#last = event.id;
+    if (event.type === "error") fail(new Problem(event.problem.status, event.problem));
     this.dispatchEvent(new CustomEvent(event.type, { detail: event }));
   }
 
