@@ -96,6 +96,7 @@ def teach_by_burst(hands: Hands, name: str, camera: int) -> None:
     screen.picture(f"{kind(hands)}-teach-recording")
     hands.shutter()
     screen.see(".review")
+    page.wait_for_timeout(500)  # what is no part of the object is told at the end
     kept = int(page.locator(".counts").get_attribute("data-kept"))
     assert kept >= 3, "a round of five photos has three keyframes or more"
     screen.picture(f"{kind(hands)}-teach-review")

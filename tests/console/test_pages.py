@@ -43,7 +43,7 @@ def empty(tmp_path: Path) -> Any:
 def client(home: Served, role: str = OWNER) -> httpx.Client:
     _, token = home.access.add("Olga", role, by="test")
     headers = {"Origin": home.url}
-    return httpx.Client(base_url=home.url, cookies={"accrue": token}, headers=headers)
+    return httpx.Client(base_url=home.url, cookies={"accrue": token}, headers=headers, timeout=60)
 
 
 def test_a_device_that_knows_nothing_and_has_no_camera_says_so_on_every_page(empty: Served) -> None:

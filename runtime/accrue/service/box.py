@@ -40,6 +40,7 @@ from accrue.learn.suspects import suspects
 from accrue.service.burst import Burst
 from accrue.service.coach import Report, Screen, Skipped, report
 from accrue.service.guarded import measured
+from accrue.service.once import once
 from accrue.service.settings import Settings
 from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
@@ -201,7 +202,7 @@ class Learned:
     evidence: tuple[ClassRows, ...] = ()
     earlier: Choice | None = None
 
-    @cached_property
+    @once
     def choice(self) -> Choice:
         settings = self.settings
         if self.earlier is not None:
@@ -215,7 +216,7 @@ class Learned:
             random_features=settings.random_features,
         )
 
-    @cached_property
+    @once
     def calibration(self) -> Calibration:
         return Calibration(self.choice.left_out, self.settings.reject)
 
@@ -241,12 +242,12 @@ class Learned:
         )
         return replace(left, verdict=UNKNOWN, score=0.0) if ids and not allowed.any() else left
 
-    @cached_property
+    @once
     def left_out(self) -> LeftOut:
         """Each kept shot left out by itself: what the coach and the guard go by."""
         return leave_one_out(self.choice.served, self.shots, self.settings.predict_views)
 
-    @cached_property
+    @once
     def refusals(self) -> Refusals:
         kept = {c: self.queries_of(c) for c in self.refused}
         return Refusals(self.refused, kept, {c: self.state.sum(c) for c in self.refused})
@@ -707,7 +708,7 @@ class Box:
         """Kept shots, those first that the others speak against most; of one class or of all."""
         store = self._taught()
         only = None if name is None else store.resolve(name).id
-        learned = self.learned()
+        learned = self.answering(self.learned())
         found = suspects(learned.left_out, learned.classes_of_shots)
         shots = {shot.id: shot for shot in store.shots(name)}
         return [
@@ -724,7 +725,7 @@ class Box:
     def quality(self) -> list[Report]:
         """How well each class is taught, in the order of `classes`."""
         self._taught()
-        learned = self.learned()
+        learned = self.answering(self.learned())
         found = {
             q.class_id: q
             for q in quality(learned.left_out, learned.classes_of_shots, learned.state)

@@ -61,7 +61,7 @@ function Teach() {
   const [cameras, setCameras] = useState([]);
   const [camera, setCamera] = useState(Number(sessionStorage.getItem("camera") || 0));
   const [view, setView] = useState(null);
-  const [keep, setKeep] = useState(null);
+  const [chosen, setKeep] = useState(null);  // by hand; until then what the box keeps
   const [done, setDone] = useState(null);
   const [busy, setBusy] = useState(false);
   const [here, setHere] = useState(presence.here);
@@ -82,7 +82,6 @@ function Teach() {
       setView(found);
       if (found.hint && found.hint !== hinted.current && found.state === "recording") say(t(`hint.${found.hint}`));
       hinted.current = found.hint;
-      if (found.state === "review") setKeep((old) => old || found.frames.filter((one) => one.kept).map((one) => one.n));
       if (found.state === "expired" || found.state === "cancelled") {
         session.current = null;
         setView(null);
@@ -125,6 +124,7 @@ function Teach() {
     socket.watch(choosing ? null : camera);
   }, [camera, choosing]);
 
+  const keep = chosen || view?.frames.filter((one) => one.kept).map((one) => one.n);
   const recording = view?.state === "recording";
   const reviewing = view?.state === "review";
 
@@ -275,7 +275,7 @@ function Teach() {
         <div class="review">
           ${view.frames.filter((one) => one.choosable || one.kept).map((frame) => html`
             <button type="button" key=${frame.n} aria-pressed=${keep?.includes(frame.n) || false} aria-label=${t("teach.frame", { number: frame.n + 1 })}
-              onClick=${() => setKeep((old) => old.includes(frame.n) ? old.filter((n) => n !== frame.n) : [...old, frame.n].sort((a, b) => a - b))}>
+              onClick=${() => setKeep(keep.includes(frame.n) ? keep.filter((n) => n !== frame.n) : [...keep, frame.n].sort((a, b) => a - b))}>
               <img src=${`${API}/teach/${view.id}/frames/${frame.n}.jpg`} alt="" />
               <span>${keep?.includes(frame.n) ? `✓ ${t("teach.kept_one")}` : `✗ ${frame.reason ? t(`reason.${frame.reason}`) : t("teach.left_out")}`}</span>
             </button>`)}
