@@ -708,7 +708,7 @@ class Box:
         """Kept shots, those first that the others speak against most; of one class or of all."""
         store = self._taught()
         only = None if name is None else store.resolve(name).id
-        learned = self.answering(self.learned())
+        learned = self.learned()
         found = suspects(learned.left_out, learned.classes_of_shots)
         shots = {shot.id: shot for shot in store.shots(name)}
         return [
@@ -725,7 +725,7 @@ class Box:
     def quality(self) -> list[Report]:
         """How well each class is taught, in the order of `classes`."""
         self._taught()
-        learned = self.answering(self.learned())
+        learned = self.learned()
         found = {
             q.class_id: q
             for q in quality(learned.left_out, learned.classes_of_shots, learned.state)
