@@ -193,7 +193,9 @@ def run(plan: Plan, seconds: float, keep: Path | None) -> dict[str, Any]:
             net = stack.enter_context(
                 network(
                     broker.port,
-                    NetworkFaults(slow.duplicate, slow.slow_delay_s, slow.slow_bytes_per_s),
+                    NetworkFaults(
+                        slow.duplicate, slow.slow_delay_s, slow.slow_bytes_per_s, plan.tls
+                    ),
                     plan.seed,
                 )
             )

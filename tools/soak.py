@@ -4,8 +4,8 @@
 
 First a device watches the photos as a camera shows them, 10 frames a second, each for 2 s, while a
 session of 1 s teaches what it sees every 5 s under the name of the photo's folder. Told are the
-oldest frame that was answered, the resident memory after the first tenth and at the end (medians of
-a tenth of the time each), and every error or warning.
+oldest frame that was answered, the resident memory after three minutes and at the end (medians of a
+tenth of the time each), and every error or warning.
 
 Then a device is taught bursts as fast as it can and killed (SIGKILL) in the midst of one, again and
 again on the same state: every shot that it had acknowledged must be there when it is opened, and
@@ -41,6 +41,7 @@ from accrue.vision.sources import PLAY, PLAY_FPS, PLAY_HOLD_S, image_paths
 SAMPLES = Path(__file__).parent / "samples" / "teach"
 EVERY_S, RECORD_S = 5.0, 1.0
 OLDEST_S, FLAT = 1.0, 0.05
+WARM_S = 180.0  # until every cache is full; a third of the time where that is shorter
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -120,8 +121,8 @@ def soak(state: Path, folder: Path, minutes: float) -> dict[str, Any]:
             time.sleep(0.25)
         status = device.cameras()[0]
         figures = {name: n for (name, _), n in device.figures.all().items() if "error" in name}
-    tenth = 6 * minutes
-    early = statistics.median(m for at, m in memory if tenth <= at < 2 * tenth)
+    tenth, warm = 6 * minutes, min(WARM_S, 20 * minutes)
+    early = statistics.median(m for at, m in memory if warm <= at < warm + tenth)
     late = statistics.median(m for at, m in memory if at >= 9 * tenth)
     found = {
         "minutes": minutes,

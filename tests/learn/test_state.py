@@ -343,3 +343,32 @@ def test_input_arrays_are_copied() -> None:
     rows[:] = 0
     np.testing.assert_array_equal(state.total, total)
     assert state.digest() == before
+
+
+@quick
+@given(lessons, lessons, lessons)
+def test_a_copy_and_its_original_go_their_own_ways(
+    told: list[tuple[str, int]], here: list[tuple[str, int]], there: list[tuple[str, int]]
+) -> None:
+    """What is added, taken away or folded in one is not seen in the other, nor in a third."""
+    original = learned(told)
+    copy = original.copy()
+    third = copy.copy()
+    for state, lesson in ((original, here), (copy, there)):
+        for class_id, i in lesson:
+            state.add(class_id, row(i))
+            state.add_statistics(class_id, Statistics.of(row(i)))
+        for class_id, i in lesson[1:]:
+            state.subtract(class_id, row(i))
+        if told:
+            state.remove(told[0][0])
+    for state, lesson in ((original, here), (copy, there)):
+        expected = learned(told)
+        for n, (class_id, i) in enumerate(lesson):
+            expected.add(class_id, np.concatenate([row(i)] * (2 if n == 0 else 1)))
+        if told:
+            expected.remove(told[0][0])
+        assert state.digest() == expected.digest()
+        consistent(state)
+    assert third.digest() == learned(told).digest()
+    consistent(third)

@@ -136,10 +136,10 @@ def test_a_box_beside_it_answers_at_once_by_what_it_knows(box: Box, settings: Se
     knowledge = Knowledge(settings, poll_s=60)
     try:
         with Box(settings) as reader:
-            reader.answering = knowledge.best_for
-            assert reader.answering(reader.learned()) is knowledge.current
+            reader.sharing = knowledge.share
+            assert reader.learned() is knowledge.current
             (shot,) = taught(box, "new", 9)
-            quick = reader.answering(reader.learned())
+            quick = reader.learned()
             assert shot in quick.shot_ids
             assert quick.earlier is not None
     finally:
@@ -184,3 +184,13 @@ def test_another_head_is_no_other_evidence_but_another_shot_or_name_is(box: Box)
     assert not same(before, renamed)
     taught(box, "bolt", 5)
     assert not same(renamed, box.learned())
+
+
+def test_sums_without_rows_are_evidence_too(box: Box) -> None:
+    filled(box, 2, 2)
+    box.retention("class 0", "statistics", None)
+    before = box.learned()
+    taught(box, "class 0", 5)
+    now = box.learned()
+    assert before.shot_ids == now.shot_ids
+    assert not same(before, now)

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 
 PLAIN, CUT, SLOW = "plain", "cut", "slow"
 KINDS = (PLAIN, CUT, SLOW)
+READ_BYTES = 64 * 1024
 _PUBLISH = 3  # packet type in the upper four bits of the first byte
 
 
@@ -24,11 +25,13 @@ class Faults:
     Attributes:
         duplicate: share of PUBLISH packets that are delivered twice, in either direction.
         delay_s, bytes_per_s: of slow links, each way; 0 bytes a second: as fast as it goes.
+        opaque: TLS passes through, in which no packets can be told apart.
     """
 
     duplicate: float = 0.0
     delay_s: float = 0.0
     bytes_per_s: float = 0.0
+    opaque: bool = False
 
 
 @dataclass
@@ -135,14 +138,19 @@ class _Proxy:
     ) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                packet = await _packet(reader)
+                if self._faults.opaque:
+                    packet = await reader.read(READ_BYTES)
+                    if not packet:
+                        return
+                else:
+                    packet = await _packet(reader)
                 if kind == SLOW:
                     rate = self._faults.bytes_per_s
                     await asyncio.sleep(
                         self._faults.delay_s + (len(packet) / rate if rate else 0.0)
                     )
                 writer.write(packet)
-                if packet[0] >> 4 == _PUBLISH:
+                if not self._faults.opaque and packet[0] >> 4 == _PUBLISH:
                     self._counts["publishes"] += 1
                     if self._random.random() < self._faults.duplicate:
                         self._counts["duplicated"] += 1

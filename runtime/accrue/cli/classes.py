@@ -49,6 +49,7 @@ def _class(row: ClassRow, learned: Learned) -> dict[str, Any]:
         "retain": row.retain,
         "budget": row.budget,
         "by_name": row.prompt,
+        "devices": list(row.devices),
     }
 
 
@@ -125,12 +126,15 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
             say(f"digest {learned.state.class_digest(row.id)}")
         table(
             ["shot", "rows", "taught", "by", "from"],
-            [(shot.id, shot.rows, when(shot.at), shot.actor, shot.source) for shot in shots],
+            [
+                (shot.id, shot.rows, when(shot.at), shot.actor or shot.device, shot.source)
+                for shot in shots
+            ],
         )
         if refused:
             table(
                 ["not this", "noted", "by", "from"],
-                [(one.id, when(one.at), one.actor, one.source) for one in refused],
+                [(one.id, when(one.at), one.actor or one.device, one.source) for one in refused],
             )
 
 

@@ -152,15 +152,15 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 
     with open_box(context) as box:
         found = Fleet(box).status()
-        digest = box.learned().state.digest()
+        digest = found.digest
     if as_json:
-        emit({**asdict(found), "digest": digest})
+        emit(asdict(found))
         return
     say(f"{found.name or found.device} of fleet {found.fleet}: device {found.device}")
     say(f"key {found.fingerprint}, owner {found.owner}, broker {found.broker}")
     roster = f"roster {found.roster}, {count(found.devices, 'device')}" if found.roster else ""
     say(f"{roster or 'no roster yet'}; something known from {count(found.peers, 'other device')}")
-    say(f"class set {found.policy}, state {digest[:12]}; {found.unsent} to send")
+    say(f"class set {found.policy}, digest {digest[:12]}; {found.unsent} to send")
     if found.policy == "curated":
         say(f"manifest {found.installed.number or 'none'}, {count(found.drafts, 'draft')}")
     if found.installed.refused:
@@ -228,7 +228,12 @@ def sync(
                 raise BrokerUnreachable(
                     f"not everything was exchanged within {seconds} s: "
                     f"{len(exchange.ledger.unsent())} to send",
-                    hint=_problem(exchange.problems) or "try again, or give it longer: --for",
+                    hint=_problem(exchange.problems)
+                    or (
+                        "try again, or give it longer: --for"
+                        if following.trust.version
+                        else "the owner has not published its roster yet: accrue-fleet status"
+                    ),
                 )
             state = _state(exchange)
             if watch and state != shown:
@@ -236,7 +241,7 @@ def sync(
                 note(f"accrue: {state}")
         result: dict[str, Any] = {
             "settled": following.is_settled,
-            "digest": box.learned().state.digest(),
+            "digest": following.ledger.view().digest(),
             "roster": following.trust.version,
             "sent": exchange.figures.sent,
             "received": exchange.figures.applied,
@@ -249,7 +254,9 @@ def sync(
     if as_json and not watch:
         emit(result)
     elif not as_json:
-        note(f"sent {result['sent']}, received {result['received']}; state {result['digest'][:12]}")
+        note(
+            f"sent {result['sent']}, received {result['received']}; digest {result['digest'][:12]}"
+        )
     if cut_off:
         raise NotFound(cut_off, hint="ask the owner; to leave: accrue fleet leave --yes")
 

@@ -97,7 +97,7 @@ def invite(
         code = spoken(workspace.fleet, made.code)
         port = "" if known.port == 8883 else f" --port {known.port}"
         tls = "" if known.tls else " --no-tls"
-        typed = f"accrue fleet join {code} --broker {known.host}{port}{tls}"
+        typed = f"accrue fleet join CODE --broker {known.host}{port}{tls}"  # shown once, above
         if as_json and not wait:
             emit({"code": code, "name": made.name, "until": made.until, "join": typed})
         elif as_json:

@@ -41,6 +41,13 @@ class _Class:
         self.folded: Statistics | None = None
         self._digest: bytes | None = None
 
+    def copy(self) -> _Class:
+        """The same; statistics and digest are never changed in place, and are shared."""
+        other = _Class(0)
+        other.n, other.s, other.rows = self.n, self.s.copy(), self.rows.copy()
+        other.folded, other._digest = self.folded, self._digest
+        return other
+
     def add(self, rows: Rows) -> None:
         self.rows.update(row.tobytes() for row in rows)
         self.n += len(rows)
@@ -110,9 +117,19 @@ class State:
         self.n = 0
         self.square_sum = 0.0  # the trace of the total, exact like it
         self._classes: dict[str, _Class] = {}
+        self._shared: set[str] = set()  # classes that a copy holds too, until one of them changes
         self._total: Floats = np.zeros((dim, dim))
         self._pending: dict[int, list[Rows]] = {1: [], -1: []}
         self._pending_rows = 0
+
+    def copy(self) -> State:
+        """The same state, to be changed by itself. O(classes + dim**2); rows are not copied."""
+        other = State(self.space, self.dim)
+        other._total = self.total.copy()
+        other.n, other.square_sum = self.n, self.square_sum
+        other._classes = self._classes.copy()
+        self._shared, other._shared = set(self._classes), set(self._classes)
+        return other
 
     def __len__(self) -> int:
         return len(self._classes)
@@ -175,7 +192,7 @@ class State:
         if class_id not in self._classes:
             _require_id(class_id)
             self._classes[class_id] = _Class(self.dim)
-        self._classes[class_id].add(rows)
+        self._own(class_id).add(rows)
         self._change(rows, +1)
 
     def subtract(self, class_id: str, rows: Rows) -> None:
@@ -186,7 +203,8 @@ class State:
             RowsError: wrong dtype or shape, or rows that this class does not hold.
         """
         check_rows(rows, self.dim)
-        found = self._known(class_id)
+        self._known(class_id)
+        found = self._own(class_id)
         found.subtract(rows)
         if found.n == 0:
             del self._classes[class_id]
@@ -215,7 +233,7 @@ class State:
         if class_id not in self._classes:
             _require_id(class_id)
             self._classes[class_id] = _Class(self.dim)
-        self._classes[class_id].fold(statistics)
+        self._own(class_id).fold(statistics)
         self._total += statistics.S
         self.square_sum += float(statistics.S.trace())
         self.n += statistics.n
@@ -249,6 +267,13 @@ class State:
             self.add(class_id, theirs.kept())
             if theirs.folded is not None:
                 self.add_statistics(class_id, theirs.folded)
+
+    def _own(self, class_id: str) -> _Class:
+        """A class that is there, to be changed."""
+        if class_id in self._shared:
+            self._shared.discard(class_id)
+            self._classes[class_id] = self._classes[class_id].copy()
+        return self._classes[class_id]
 
     def _known(self, class_id: str) -> _Class:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections import Counter
@@ -282,8 +281,7 @@ class Box:
         self._remark = remark
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
-        # What to answer by, of what is learned; a running device knows a better one at less cost.
-        self.answering: Callable[[Learned], Learned] = lambda learned: learned
+        self.sharing: Callable[[Learned], Learned] | None = None  # asked with what was just read
 
     def beside(self) -> Box:
         """Another box of the same state for another thread; the two share one encoder."""
@@ -378,8 +376,14 @@ class Box:
         revision = store.revision
         if self._learned is None or self._learned[0] != revision:
             before = None if self._learned is None else self._learned[1]
-            self._learned = (revision, self._read(store, before))
+            found = self._read(store, before)
+            self._learned = (revision, found if self.sharing is None else self.sharing(found))
         return self._learned[1]
+
+    def exchange(self, by: Callable[[Learned], Learned]) -> None:
+        """Puts what another thread has worked out of the same evidence in the place of ours."""
+        if self._learned is not None:
+            self._learned = self._learned[0], by(self._learned[1])
 
     def read_now(self) -> Learned:
         """What the store holds within the transaction under way."""
@@ -519,7 +523,7 @@ class Box:
     def predict(self, images: Iterable[tuple[str, Given]]) -> Iterator[Prediction]:
         """Says what each image shows."""
         self.require_same_space()
-        learned = self.answering(self.learned())
+        learned = self.learned()
         for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
                 yield Prediction(source, "", "", float("nan"), float("nan"), (), row)
@@ -529,7 +533,7 @@ class Box:
     def why(self, images: Iterable[tuple[str, Given]], *, most: int = 3) -> Iterator[Explanation]:
         """What each image shows, and the kept shots that speak for it and for the runner-up."""
         self.require_same_space()
-        learned = self.answering(self.learned())
+        learned = self.learned()
         store = self.reading()
         for source, _, row in self._asked(images):
             if isinstance(row, AccrueError):
@@ -704,7 +708,7 @@ class Box:
         """Kept shots, those first that the others speak against most; of one class or of all."""
         store = self._taught()
         only = None if name is None else store.resolve(name).id
-        learned = self.answering(self.learned())
+        learned = self.learned()
         found = suspects(learned.left_out, learned.classes_of_shots)
         shots = {shot.id: shot for shot in store.shots(name)}
         return [
@@ -721,7 +725,7 @@ class Box:
     def quality(self) -> list[Report]:
         """How well each class is taught, in the order of `classes`."""
         self._taught()
-        learned = self.answering(self.learned())
+        learned = self.learned()
         found = {
             q.class_id: q
             for q in quality(learned.left_out, learned.classes_of_shots, learned.state)
@@ -867,7 +871,7 @@ def summed(evidence: Sequence[ClassRows], before: Learned | None, empty: State) 
     if before is None or (before.state.space, before.state.dim) != (empty.space, empty.dim):
         state, held = empty, {}
     else:
-        state = copy.deepcopy(before.state)  # others may be reading that one
+        state = before.state.copy()  # others may be reading that one
         held = {one.id: one for one in before.evidence}
     for one in evidence:
         old = held.pop(one.id, None)

@@ -16,10 +16,11 @@ from typing import IO, Any
 
 from accrue import __version__
 from accrue.errors import AccrueError, Conflict, NotFound
-from accrue.service.box import Box, Prediction, Receipt
+from accrue.service.box import Box, Learned, Prediction, Receipt
 from accrue.service.burst import Burst
 from accrue.service.events import ANSWER, CAMERA, CLASSES, FLEET, JOB, TEACH, UNKNOWN, Events
 from accrue.service.jobs import Job, Jobs
+from accrue.service.knowledge import same
 from accrue.service.member import Member
 from accrue.service.settings import Settings
 from accrue.service.teaching import OPEN, RECORDING, TeachSession
@@ -131,6 +132,7 @@ class Device:
         self._reader: Box | None = None
         self._watch: Watch | None = None
         self._member: Member | None = None
+        self._adopted: Learned | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
@@ -158,7 +160,7 @@ class Device:
             self.box.require_same_space()
             extra = {} if self._opened is None else {"opened": self._opened}
             self._watch = Watch(self.box.beside(), self.sources, remark=self._remark, **extra)
-            self._reader.answering = self.box.answering = self._watch.knowledge.best_for
+            self._reader.sharing = self.box.sharing = self._watch.knowledge.share
             self._head = self._newest_entry(self._reader)
             self._unknown = self._unknown_stamp()
             self._member = Member(self.box.beside, self._fleet_told)
@@ -225,6 +227,9 @@ class Device:
         with self._read_lock:
             if self._reader is None:
                 raise Conflict("the device is not running", hint="start it")
+            if self._watch is not None and self._watch.knowledge.current is not self._adopted:
+                known = self._adopted = self._watch.knowledge.current
+                self._reader.exchange(lambda mine: known if same(mine, known) else mine)
             yield self._reader
 
     @contextmanager

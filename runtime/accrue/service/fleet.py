@@ -83,6 +83,7 @@ class FleetStatus:
         unsent: own contributions that the broker has not acknowledged. peers: devices that
             something is known of. drafts: own work that the owner has not looked at.
         new_key: fingerprint of a key that waits for the owner; empty: none.
+        digest: of all that counts here; two devices with the same one have learned the same.
     """
 
     device: str
@@ -99,6 +100,7 @@ class FleetStatus:
     peers: int
     drafts: int
     new_key: str
+    digest: str
     installed: Installed
     version: str = __version__
 
@@ -267,6 +269,7 @@ class Fleet:
             peers=len({device for device, _ in ledger.revisions()}),
             drafts=len(ledger.drafts()),
             new_key=fingerprint(identity.following.public) if identity.following else "",
+            digest=ledger.view().digest(),
             installed=Installed.load(self.folder),
         )
 

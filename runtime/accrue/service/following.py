@@ -531,7 +531,7 @@ class Following:
     def _report(self) -> bytes | None:
         """The signed report; the same bytes as long as there is nothing new to say."""
         scope, installed = self.ledger.scope, self.installed
-        learned = self.fleet.box.learned()
+        seen = self.ledger.view()
         said = Report(
             fleet=scope.fleet,
             device=self.identity.device,
@@ -545,9 +545,9 @@ class Following:
                 SetReport(
                     scope.class_set,
                     scope.space,
-                    learned.state.digest(),
-                    len(learned.names),
-                    len(learned.shots),
+                    seen.digest(),
+                    sum(one.counts_as is None for one in seen.classes.values()),
+                    sum(len(one.shots) for one in seen.classes.values()),
                     installed.number,
                     installed.wanted,
                     installed.refused,

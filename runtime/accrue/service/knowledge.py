@@ -66,18 +66,19 @@ class Knowledge:
         return prepared(evidence.answered_by(Choice(head, served, left_out, "for the start", {})))
 
     def _run(self) -> None:
-        said = ""
+        failed, said = "", ""
         while not self._over.wait(self._poll_s):
             try:
                 with self._reading:
                     self._box.require_same_space()
                     evidence = self._box.learned()
                 self._follow(evidence)
-                said = ""
+                failed, said = "", ""
             except AccrueError as error:
-                if error.message != said:
+                if error.message == failed != said:  # twice: no file that is just being made
                     said = error.message
                     self._remark(f"what was taught cannot be read: {error.message}")
+                failed = error.message
 
     def _follow(self, evidence: Learned) -> None:
         if evidence is not self._evidence:
@@ -96,10 +97,10 @@ class Knowledge:
             )
             self._chooser.start()
 
-    def best_for(self, evidence: Learned) -> Learned:
-        """What to answer by where this is known, without choosing anew; see `Box.answering`."""
-        current = self.current
-        return current if same(current, evidence) else self._quick(evidence, current) or evidence
+    def share(self, evidence: Learned) -> Learned:
+        """The same evidence with what was worked out here, so that nobody does it again."""
+        known = self.current
+        return known if same(evidence, known) else self._quick(evidence, known) or evidence
 
     @staticmethod
     def _quick(evidence: Learned, before: Learned) -> Learned | None:
@@ -149,6 +150,8 @@ def same(one: Learned, other: Learned) -> bool:
         one.shot_ids == other.shot_ids
         and one.classes_of_shots == other.classes_of_shots
         and one.names == other.names
+        # sums of rows that are not kept, as of a fleet: the trace tells them apart
+        and (one.state.n, one.state.square_sum) == (other.state.n, other.state.square_sum)
         and one.texts.keys() == other.texts.keys()
         and one.refused.keys() == other.refused.keys()
         and all(len(one.refused[c]) == len(other.refused[c]) for c in one.refused)

@@ -30,6 +30,7 @@ from accrue.sync.difference import (
     Difference,
     Summary,
     difference,
+    evidence,
     prototype,
     summarise,
 )
@@ -45,7 +46,7 @@ from accrue.sync.view import ClassView, View, view
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. `devices`: whose work is in it."""
+    """What was written. `devices`: whose work is in it. `digest`: of what it says together."""
 
     file: Path
     size: int
@@ -125,7 +126,7 @@ def export_set(box: Box, file: Path) -> Exported:
         len(said.classes),
         said.shots,
         len({one.contribution.device for one in heard}),
-        box.learned().state.digest(),
+        said.digest,
     )
 
 
@@ -404,9 +405,9 @@ def summary_of(learned: Learned) -> Summary:
             shots[one],
             learned.state.count(one),
             one in learned.texts,
-            learned.state.class_digest(one) if one in learned.state else "",
+            evidence(learned.state, one),
             prototype(learned.state, one),
         )
         for one, name in learned.names.items()
     }
-    return Summary(classes, learned.state.digest())
+    return Summary(classes, "")

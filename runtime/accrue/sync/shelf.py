@@ -20,7 +20,7 @@ from accrue.store import journal as store_journal
 from accrue.store.fleet import Policy, Said, Source
 from accrue.store.journal import Recorder
 from accrue.sync.clock import Clock
-from accrue.sync.contribution import Contribution, Scope
+from accrue.sync.contribution import Contribution, Fact, Member, Part, Scope
 from accrue.sync.ledger import Applied, Heard, Own
 from accrue.sync.parts import check
 from accrue.sync.signed import SIGNATURE_BYTES, canonical, signed_bytes, split
@@ -107,7 +107,7 @@ class StoreLedger:
             if signature is None:
                 signature = self._signed(said)
                 fleet.sign(db, key, signature)
-            contribution = _read(said)
+            contribution = _read(said, self._scope)
             return Own(contribution, signature + said.body, self._parts_of(db, contribution))
 
     def _signed(self, said: Said) -> bytes:
@@ -178,7 +178,7 @@ class StoreLedger:
         """All that was heard from others, with the envelopes as they were signed."""
         with self._store.database() as db:
             return [
-                (_read(said), (said.signature or bytes(SIGNATURE_BYTES)) + said.body)
+                (_read(said, self._scope), (said.signature or bytes(SIGNATURE_BYTES)) + said.body)
                 for said in fleet.contributions(db, "peer")
             ]
 
@@ -194,6 +194,7 @@ class StoreLedger:
             self._index.changed.clear()
             unlisted: set[str] = set()
             arrived: set[str] = set()
+            dropped: set[str] = set()
             for each in heard:
                 one = each.contribution
                 self._require_scope(one)
@@ -208,8 +209,8 @@ class StoreLedger:
                     continue
                 unlisted |= self._listed_by(held) - self._listed_by(one)
                 signature, body = split(each.envelope)
-                fleet.put(db, key, one.revision, body, signature)
-                self._hold(key, one)
+                self._write(db, key, one.revision, body, signature)
+                dropped |= self._hold(key, one)
                 taken.add(one.key)
             if not taken and not arrived:
                 return Applied()
@@ -222,8 +223,9 @@ class StoreLedger:
                 arrived=arrived,
                 unlisted=unlisted,
             )
-            self._drop_parts(db)
+            self._drop_parts(db, dropped)
             self._store.make_room(db)
+            self.speak(db)  # where own shots were folded for room
             return Applied(len(taken), delta.classes | {c for _, c in taken}, summary)
 
     def forget(self, device: str) -> None:
@@ -270,8 +272,7 @@ class StoreLedger:
             listed_before = self._all_listed()
             fleet.set_policy(db, "curated")
             fleet.drop(db, source="manifest")
-            for key in [key for key in self._held if key[2] == "manifest"]:
-                del self._held[key]
+            self._release_all("manifest")
             arrived: set[str] = set()
             for each in entries:
                 one = each.contribution
@@ -280,7 +281,7 @@ class StoreLedger:
                 arrived |= self._shelve(db, one, each.parts)
                 signature, body = split(each.envelope)
                 manifest_key: _Key = (one.device, one.class_id, "manifest")
-                fleet.put(db, manifest_key, one.revision, body, signature)
+                self._write(db, manifest_key, one.revision, body, signature)
                 self._held[manifest_key] = one
             self._curated = True
             for class_id in sorted({c for _, c, source in self._held if source == "own"}):
@@ -296,6 +297,7 @@ class StoreLedger:
             )
             self._drop_parts(db)
             self._store.make_room(db)
+            self.speak(db)  # where own shots were folded for room
             return Applied(len(entries), delta.classes, line)
 
     def open_policy(self, summary: str = "left the owner's set") -> Applied:
@@ -305,8 +307,7 @@ class StoreLedger:
             listed_before = self._all_listed()
             fleet.set_policy(db, "open")
             fleet.drop(db, source="manifest")
-            for key in [key for key in self._held if key[2] == "manifest"]:
-                del self._held[key]
+            self._release_all("manifest")
             self._curated = False
             self._rebuild()
             delta, line = self._settle(
@@ -339,7 +340,7 @@ class StoreLedger:
             own = Contribution(
                 self._scope, self._device, class_id, self._clock.tick(), facts, gone, parts
             )
-            fleet.put(db, key, own.revision, canonical(own.to_body()))
+            self._write(db, key, own.revision, canonical(own.to_body()))
             fleet.restore_tombstone(db, class_id, gone)
             self._held[key] = own
             for part in parts:
@@ -358,8 +359,8 @@ class StoreLedger:
             listed_before = self._all_listed()
             for source in ("peer", "manifest"):
                 fleet.drop(db, source=source)
-            for key in [key for key in self._held if key[2] != "own"]:
-                del self._held[key]
+            self._release_all("peer")
+            self._release_all("manifest")
             self._curated = False
             self._rebuild()
             unlisted = listed_before - self._all_listed()
@@ -380,19 +381,16 @@ class StoreLedger:
         draft = Draft(db, self._scope, self._device, own, self._index, tables, self._clock)
         recorder = self._newest_entry(db)
         touched = speak(draft, tables, untold, recorder, lambda s: self._listed[s] > 0)
-        dropped = False
-        keys: list[_Key] = []
+        dropped: set[str] = set()
         for new in draft.write():
-            keys.append((new.device, new.class_id, "own"))
-            dropped |= self._hold(keys[-1], new, indexed=True)
+            key: _Key = (new.device, new.class_id, "own")
+            self._generations[key] = fleet.generation_of(db, key)
+            dropped |= self._hold(key, new, indexed=True)
         settling = Settling(tables, self._index.view(), self._device, recorder)
         settling.settle(touched)
-        if dropped:
-            self._drop_parts(db)
+        self._drop_parts(db, dropped)
         fleet.set_clock(db, self._clock.last)
         fleet.told(db)
-        for key in keys:
-            self._generations[key] = fleet.generation_of(db, key)
         self._generation = fleet.generation(db)
 
     def purge(self, db: sqlite3.Connection, class_ids: Collection[str]) -> None:
@@ -478,13 +476,14 @@ class StoreLedger:
             self.speak(db)
             yield db
             fleet.set_clock(db, self._clock.last)
-            self._generations, self._generation = fleet.generations(db), fleet.generation(db)
+            self._generation = fleet.generation(db)
 
     def _forget_held(self) -> None:
         self._held: dict[_Key, Contribution] = {}
         self._generations = {}
         self._considered: dict[str, int] = {}
-        self._listed: Counter[str] = Counter()
+        self._listed: Counter[str] = Counter()  # subjects, by how many contributions
+        self._parts: Counter[str] = Counter()  # hashes, likewise
         self._index = Watched(self._scope)
         self._curated = False
         self._generation = -1
@@ -510,27 +509,48 @@ class StoreLedger:
                 assert said is not None
                 if key[2] == "own":
                     self._considered[key[1]] = said.considered
-                self._hold(key, _read(said))
+                self._hold(key, _read(said, self._scope))
         if rebuild:
             self._rebuild()
         self._generations = present
         self._generation = generation
 
-    def _hold(self, key: _Key, one: Contribution, *, indexed: bool = False) -> bool:
-        """Whether parts are listed no more by this contribution."""
+    def _write(
+        self,
+        db: sqlite3.Connection,
+        key: _Key,
+        revision: int,
+        body: bytes,
+        signature: bytes | None = None,
+    ) -> None:
+        fleet.put(db, key, revision, body, signature)
+        self._generations[key] = self._generation = fleet.generation(db)
+
+    def _hold(self, key: _Key, one: Contribution, *, indexed: bool = False) -> set[str]:
+        """Takes a contribution into memory; hashes of parts that it lists no more."""
         before = self._held.get(key)
         self._held[key] = one
-        self._listed.update(self._listed_by(one))
-        self._listed.subtract(self._listed_by(before))
+        self._count(one, 1)
+        self._count(before, -1)
         if not indexed:
             self._put(key[0], key[1])
-        return before is not None and not {p.sha256 for p in before.parts} <= {
-            p.sha256 for p in one.parts
-        }
+        return _hashes(before) - _hashes(one)
 
     def _release(self, key: _Key) -> None:
-        self._listed.subtract(self._listed_by(self._held.pop(key)))
+        self._count(self._held.pop(key), -1)
+        self._generations.pop(key, None)
         self._put(key[0], key[1])
+
+    def _release_all(self, source: Source) -> None:
+        """As `_release`, where the index is made anew afterwards."""
+        for key in [key for key in self._held if key[2] == source]:
+            del self._held[key], self._generations[key]
+
+    def _count(self, one: Contribution | None, n: int) -> None:
+        for part in one.parts if one is not None else ():
+            self._parts[part.sha256] += n
+            for member in part.members:
+                self._listed[member.subject] += n
 
     def _put(self, device: str, class_id: str) -> None:
         """Brings the index up to what counts of a device about a class."""
@@ -550,9 +570,9 @@ class StoreLedger:
 
     def _rebuild(self) -> None:
         self._index = Watched(self._scope)
-        self._listed = Counter()
+        self._listed, self._parts = Counter(), Counter()
         for held in self._held.values():
-            self._listed.update(self._listed_by(held))
+            self._count(held, 1)
         for device, class_id in sorted({key[:2] for key in self._held}):
             self._put(device, class_id)
 
@@ -603,7 +623,7 @@ class StoreLedger:
             own.gone if own else {},
             own.parts if own else (),
         )
-        fleet.put(db, key, new.revision, canonical(new.to_body()))
+        self._write(db, key, new.revision, canonical(new.to_body()))
         if own is not None and own.revision <= self._considered.get(class_id, 0):
             fleet.consider(db, class_id, new.revision)
             self._considered[class_id] = new.revision
@@ -655,18 +675,18 @@ class StoreLedger:
 
         return recorder
 
-    def _drop_parts(self, db: sqlite3.Connection) -> None:
-        """Drops packed parts that nobody lists any more."""
-        own: set[str] = set()
-        listed: set[str] = set()
-        for (_, _, source), held in self._held.items():
-            hashes = {part.sha256 for part in held.parts}
-            listed |= hashes
-            if source == "own":
-                own |= hashes
-        known = fleet.part_hashes(db)
-        fleet.drop_parts(db, known.keys() - listed)
-        fleet.disown_parts(db, (known.keys() & listed) - own)
+    def _drop_parts(self, db: sqlite3.Connection, hashes: Collection[str] | None = None) -> None:
+        """Drops packed parts that nobody lists any more, among these or among all."""
+        if hashes is None:
+            hashes = fleet.part_hashes(db).keys()
+        gone = [one for one in hashes if self._parts[one] <= 0]
+        fleet.drop_parts(db, gone)
+        left = set(hashes).difference(gone)
+        if left:
+            for (_, _, source), held in self._held.items():
+                if source == "own":
+                    left -= _hashes(held)
+            fleet.disown_parts(db, left)
 
     def _missing(self, db: sqlite3.Connection) -> set[str]:
         known = fleet.part_hashes(db)
@@ -678,8 +698,33 @@ class StoreLedger:
         }
 
 
-def _read(said: Said) -> Contribution:
-    return Contribution.from_body(json.loads(said.body))  # parsed strictly when it was taken
+def _read(said: Said, scope: Scope) -> Contribution:
+    """A stored contribution, which was parsed strictly when it was taken."""
+    body = json.loads(said.body)
+    return Contribution(
+        scope,
+        said.device,
+        said.class_id,
+        said.revision,
+        {
+            subject: Fact(stamp, tuple(value) if isinstance(value, list) else value)
+            for subject, (stamp, value) in body["facts"].items()
+        },
+        body["gone"],
+        tuple(
+            Part(
+                part["sha256"],
+                part["bytes"],
+                part["kind"],
+                tuple(Member(*member) for member in part["members"]),
+            )
+            for part in body["parts"]
+        ),
+    )
+
+
+def _hashes(one: Contribution | None) -> set[str]:
+    return {part.sha256 for part in one.parts} if one is not None else set()
 
 
 def _is_newer(one: Contribution, held: Contribution) -> bool:

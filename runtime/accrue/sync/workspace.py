@@ -219,7 +219,9 @@ class Workspace:
             raise FormatError(
                 f"{folder} is no owner's folder: {error}", hint=_HINT, path=str(folder)
             ) from None
-        return cls(folder, fleet, key, broker, _database(folder), now)
+        workspace = cls(folder, fleet, key, broker, _database(folder), now)
+        workspace.drop_invites()
+        return workspace
 
     def close(self) -> None:
         self.database.close()
@@ -573,14 +575,19 @@ class Workspace:
     def invite(self, name: str) -> Invite:
         """A new code, good for one device and a quarter of an hour."""
         invite = Invite(new_code(), name, self.now() + CODE_SECONDS)
+        self.drop_invites()
         with self.database.atomic() as db:
-            db.execute("DELETE FROM invite WHERE until < ?", (self.now(),))
             db.execute(
                 "INSERT INTO invite (code, name, until) VALUES (?, ?, ?)",
                 (invite.code, name, invite.until),
             )
             self._record("invite", f"invited {name}", None, None, None)
         return invite
+
+    def drop_invites(self) -> None:
+        """Deletes codes whose time is over."""
+        with self.database.atomic() as db:
+            db.execute("DELETE FROM invite WHERE until < ?", (self.now(),))
 
     def invites(self) -> list[Invite]:
         """Those whose time is not over, used ones too, so that a lost answer can be sent again."""
