@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from http_cases import Running, jpeg, until
 
+from accrue.errors import Refused
 from accrue.service.settings import Settings
 
 Photo = Callable[..., Any]
@@ -127,16 +128,18 @@ def test_an_operator_purges_nothing(run: Callable[..., Running], taught: Setting
         assert client.get("/classes/bolt").status_code == 200
 
 
-def test_a_merge_that_makes_answers_worse_is_held_back(
-    run: Callable[..., Running], taught: Settings, photo: Photo
+def test_a_change_that_a_gate_holds_back_is_a_conflict_and_changes_nothing(
+    run: Callable[..., Running], taught: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with run(taught, guard=0.0001).client("operator") as client:
-        for kind, name in ((4, "ring"), (5, "clip")):
-            client.post(f"/classes/{name}/teach", files=forms(photo, kind, 5)).raise_for_status()
-        response = client.post("/classes/bolt/merge", json={"into": "ring"})
-        assert response.status_code in (200, 409)
-        if response.status_code == 409:
-            assert response.json()["kind"] == "Refused"
+    def no(*_: Any) -> Any:
+        raise Refused("held back, nothing was changed", hint="add force")
+
+    running = run(taught)
+    monkeypatch.setattr(running.device.box, "_guarded", lambda change, force: no())
+    with running.client("operator") as client:
+        response = client.post("/classes/bolt/merge", json={"into": "nut"})
+        assert (response.status_code, response.json()["kind"]) == (409, "Refused")
+        assert client.get("/classes/bolt").json()["about"]["name"] == "bolt"
 
 
 @pytest.mark.parametrize(
