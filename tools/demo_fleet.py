@@ -129,7 +129,8 @@ def main() -> None:
     FOLDER.mkdir(parents=True)
     taught = labelled_images(SAMPLES / "teach")
     tests = labelled_images(SAMPLES / "test")
-    first, shared, draft = [*taught][:8], [*taught][8], [*taught][9]
+    shared, draft = "cable-gland", "caster-wheel"
+    first = [name for name in taught if name not in (shared, draft)][:6]
     port = free_port()
     with ExitStack() as parts:
         console.print("\n[bold]The owner makes a fleet and a broker, and lets two devices in.[/]")
@@ -155,7 +156,7 @@ def main() -> None:
             teach(one, name, SAMPLES / "teach" / name)
         until(lambda: all(knows(two, name) for name in first), "the first exchange")
         photo = tests[shared][0]
-        console.print(f"dock-2, shown a {shared}: {says(two, photo)}")
+        console.print(f"dock-2, shown a {shared} before: {says(two, photo)}")
         teach(one, shared, SAMPLES / "teach" / shared)
         took = until(
             lambda: knows(two, shared) and says(two, photo).endswith(shared), "recognising it"

@@ -73,6 +73,18 @@ class Keys(Hands):
         """Wide screens show all that there is."""
 
 
+def settled(page: Any) -> int:
+    """Kept pictures, once their number stays: what is no part of the object is told at the end."""
+    before = -1
+    while True:
+        kept = int(page.locator(".counts").get_attribute("data-kept"))
+        pressed = page.locator('.review button[aria-pressed="true"]').count()
+        if before == kept == pressed:
+            return kept
+        before = kept
+        page.wait_for_timeout(1_000)
+
+
 def teach_by_burst(hands: Hands, name: str, camera: int) -> None:
     screen, page = hands.screen, hands.page
     screen.go("/teach")
@@ -96,8 +108,7 @@ def teach_by_burst(hands: Hands, name: str, camera: int) -> None:
     screen.picture(f"{kind(hands)}-teach-recording")
     hands.shutter()
     screen.see(".review")
-    page.wait_for_timeout(500)  # what is no part of the object is told at the end
-    kept = int(page.locator(".counts").get_attribute("data-kept"))
+    kept = settled(page)
     assert kept >= 3, "a round of five photos has three keyframes or more"
     screen.picture(f"{kind(hands)}-teach-review")
     hands.press(".review button")  # the first is left out

@@ -457,7 +457,11 @@ def test_enter_on_the_shutter_and_the_keys_of_live_do_what_they_say(
     screen.see("dialog .thumbs")
     page.keyboard.press("Escape")
     page.locator("dialog").wait_for(state="detached")
-    page.keyboard.press("f")
+    for _ in range(20):  # the dialog before may still be on its way out
+        page.keyboard.press("f")
+        page.wait_for_timeout(500)
+        if page.locator("dialog .picker").count():
+            break
     screen.see("dialog .picker")
     first = page.locator("dialog .picker li bdi").first.inner_text()
     page.locator("dialog h2").click()
