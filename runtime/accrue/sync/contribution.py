@@ -113,7 +113,7 @@ class Part:
     kind: PartKind
     members: tuple[Member, ...]
 
-    @property
+    @cached_property
     def n_rows(self) -> int:
         return sum(member.n_rows for member in self.members)
 

@@ -64,6 +64,7 @@ class Cache:
         self.limit = limit
         self._contributions: OrderedDict[tuple[bytes, Scope, int], Contribution] = OrderedDict()
         self._parts: OrderedDict[tuple[str, int], tuple[bytes, Heading]] = OrderedDict()
+        self._whole: OrderedDict[bytes, Mapping[str, bytes]] = OrderedDict()
 
     def contribution(self, digest: bytes, scope: Scope, version: int) -> Contribution | None:
         return self._contributions.get((digest, scope, version))
@@ -76,6 +77,22 @@ class Cache:
     def part(self, sha256: str, dim: int) -> tuple[bytes, Heading] | None:
         """Bytes and heading of a part that was unpacked and found good."""
         return self._parts.get((sha256, dim))
+
+    def whole(self, digest: bytes, found: Contribution, dim: int) -> Mapping[str, bytes] | None:
+        """The parts of a contribution that was taken before, where all of them are here and are
+        what it lists; None where one is lacking. Raises Rejected."""
+        parts_of = self._whole.get(digest)
+        if parts_of is None:
+            parts_of = {}
+            for part in found.parts:
+                if (hit := self.part(part.sha256, dim)) is None:
+                    return None
+                parts.check_listing(part, *hit[1])
+                parts_of[part.sha256] = hit[0]
+            self._whole[digest] = parts_of
+            if len(self._whole) > self.limit:
+                self._whole.popitem(last=False)
+        return parts_of
 
     def add_part(self, sha256: str, dim: int, data: bytes, heading: Heading) -> None:
         self._parts[sha256, dim] = data, heading
@@ -170,6 +187,7 @@ class Inbox:
         self._early: OrderedDict[str, bytes] = OrderedDict()  # whole, and nobody asked yet
         self._early_used = 0
         self._checked: OrderedDict[str, Heading] = OrderedDict()  # parts that the ledger has
+        self._whole: list[Heard] = []  # by the cache alone, until they are given out
 
     @property
     def used(self) -> int:
@@ -219,7 +237,7 @@ class Inbox:
 
     def ready(self) -> list[Heard]:
         """Contributions that are whole, in the order in which they came; each is given once."""
-        found = []
+        found, self._whole = self._whole, []
         for key in [key for key, waiting in self._waiting.items() if not waiting.missing]:
             waiting = self._waiting[key]
             for sha256 in {part.sha256 for part in waiting.contribution.parts}:
@@ -253,6 +271,7 @@ class Inbox:
 
     def forget(self, device: str) -> None:
         """Drops what waits of a device, and the memory of its revisions."""
+        self._whole = [heard for heard in self._whole if heard.contribution.device != device]
         for key in [key for key in self._waiting if key[0] == device]:
             self._release(key)
         for key in [key for key in self._known if key[0] == device]:
@@ -275,6 +294,12 @@ class Inbox:
         else:
             self._require_new(found, device, class_id)
         self._require_present(found)
+        if self._cache is not None and found.key not in self._waiting:
+            whole = self._cache.whole(digest, found, self.scope.dim)
+            if whole is not None:
+                self._known[found.key] = found.revision
+                self._whole.append(Heard(found, payload, whole))
+                return
         self._wait(found, payload)
 
     def _require_present(self, found: Contribution) -> None:
@@ -382,7 +407,10 @@ class Inbox:
             raise Rejected(f"chunk of {sha256[:80]!a}", reason="malformed")
         wanted = sha256 in self._wanted
         if not wanted and (
-            sha256 in self._early or sha256 in self._checked or self._part(sha256) is not None
+            (self._cache is not None and self._cache.part(sha256, self.scope.dim) is not None)
+            or sha256 in self._early
+            or sha256 in self._checked
+            or self._part(sha256) is not None
         ):
             return
         assembly = self._asked if wanted else self._unasked
