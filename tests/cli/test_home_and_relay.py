@@ -7,10 +7,13 @@ import os
 import pwd
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleet_world import World
 
+from accrue.service.daemon import Device
+from accrue.service.settings import Settings
 from accrue.sync.endpoint import Endpoint
 from accrue.sync.link import Limits, Link, Loop, Received
 
@@ -38,11 +41,11 @@ class Reader:
         self.heard[message.topic] = message.payload
 
     def until(self, done: Callable[[], bool]) -> None:
-        for _ in range(500):
+        for _ in range(3000):
             if done():
                 return
             self._loop.step(0.02)
-        raise AssertionError("it did not come to that within ten seconds")
+        raise AssertionError("it did not come to that within a minute")
 
     def close(self) -> None:
         self._loop.close()
@@ -85,4 +88,42 @@ def test_a_member_announces_itself_and_sweeps_when_switched_off(
     finally:
         if reader is not None:
             reader.close()
+        world.stop_broker()
+
+
+@pytest.mark.slow
+def test_a_running_device_tells_home_assistant_what_its_camera_shows(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    photo: Callable[..., Any],
+    photo_file: Callable[..., Path],
+) -> None:
+    world = World(tmp_path, tiny_bundle)
+    world.owner("init", "plant")
+    where = ["--host", "127.0.0.1", "--port", world.port, "--bind", "127.0.0.1"]
+    if os.geteuid() == 0:
+        where += ["--run-as", pwd.getpwuid(0).pw_name]
+    world.owner("broker", *where, "--home-assistant", "homeassistant")
+    world.start_broker()
+    world.join("dock")
+    reader = Reader(world, "home-assistant")
+    shown = photo_file("shown/a.png", 150, kind=1).parent
+    settings = Settings(
+        state=tmp_path / "dock", bundle=tiny_bundle, views=2, home_assistant="homeassistant"
+    )
+    try:
+        reader.link.subscribe(["homeassistant/#", "accrue/v1/plant/dev/+/answer"])
+        with Device(settings, cameras=[f"play:{shown}"]) as device:
+            with device.writing("olga") as box:
+                for name, kind in (("bolt", 1), ("nut", 2)):
+                    images = [(str(i), photo(100 * kind + i, kind=kind)) for i in range(6)]
+                    list(box.teach(name, images))
+
+            def answers() -> list[str]:
+                topics = [topic for topic in reader.heard if topic.endswith("/answer")]
+                return [json.loads(reader.heard[topic])["label"] for topic in topics]
+
+            reader.until(lambda: answers() == ["bolt"])
+    finally:
+        reader.close()
         world.stop_broker()

@@ -493,6 +493,8 @@ class Device:
         now = time.monotonic()
         if new or (told is not None and told[1] != votes and now - told[2] >= VOTES_TOLD_EVERY_S):
             self._told[n] = answer, votes, now
+            if n == 0 and self._member is not None:
+                self._member.answer(seen.answer.label or None, seen.answer.verdict)
             if new:
                 label = seen.answer.label
                 self.figures.add(

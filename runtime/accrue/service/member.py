@@ -36,12 +36,17 @@ class Member:
         self._box, self._told = box, told
         self._over, self._pause, self._parked = (threading.Event() for _ in range(3))
         self._view: dict[str, Any] | None = None
+        self._answer: tuple[str | None, str] | None = None
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
         self._thread.start()
 
     def view(self) -> dict[str, Any] | None:
         """How the device stands in its fleet; None where it is in none."""
         return self._view
+
+    def answer(self, label: str | None, verdict: str) -> None:
+        """What the first camera shows, for Home Assistant where the device tells it of itself."""
+        self._answer = label, verdict
 
     def close(self) -> None:
         self._over.set()
@@ -101,9 +106,12 @@ class Member:
 
             fleet = Fleet(box)
             with Following(fleet, told=self._told) as following:
-                looked = -LOOK_S
+                looked, answered = -LOOK_S, None
                 while not self._halted and fleet.is_member():
                     following.step(STEP_S)
+                    if self._answer != answered and self._answer is not None:
+                        answered = self._answer
+                        following.home.answer(*answered)
                     if time.monotonic() - looked >= LOOK_S:
                         looked = time.monotonic()
                         self._view = _view(fleet, following)
