@@ -111,7 +111,7 @@ def teach_by_burst(hands: Hands, name: str, camera: int) -> None:
     kept = settled(page)
     assert kept >= 3, "a round of five photos has three keyframes or more"
     screen.picture(f"{kind(hands)}-teach-review")
-    hands.press(".review button")  # the first is left out
+    hands.press('.review button[aria-pressed="true"]')  # the first is left out
     assert page.locator('.review button[aria-pressed="true"]').count() == kept - 1
     hands.press(".shutter-place button.primary")
     screen.see(f"h2:has-text('Learned: {name}')")

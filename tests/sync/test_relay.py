@@ -244,6 +244,8 @@ def test_the_command_relays_until_it_is_interrupted(world: World, tmp_path: Path
         [sys.executable, "-m", "accrue.cli.main", *words],
         stdout=subprocess.PIPE,
         text=True,
+        # whoever runs the tests in the background has it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         world.until(lambda: "ready" in world.reader.states())
