@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from accrue.cli import main as device_cli
 from accrue.cli import owner as owner_cli
+from accrue.errors import NotFound
 from accrue.sync.local_broker import find_mosquitto, free_port
 
 
@@ -89,8 +92,12 @@ class World:
         self.start_broker()
 
     def start_broker(self) -> None:
+        try:
+            mosquitto = find_mosquitto()
+        except NotFound as error:
+            pytest.skip(f"{error.message}: {error.hint}; ./tools/test installs it")
         process = subprocess.Popen(
-            [find_mosquitto(), "-c", self.configuration], stderr=subprocess.PIPE, text=True
+            [mosquitto, "-c", self.configuration], stderr=subprocess.PIPE, text=True
         )
         self._broker = process
         assert process.stderr is not None

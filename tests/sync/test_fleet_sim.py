@@ -34,7 +34,7 @@ def report(*words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_killed_broker_a_partition_and_duplicates_lose_nothing() -> None:
+def test_a_killed_broker_a_partition_and_duplicates_lose_nothing(mosquitto: Path) -> None:
     faults = "kill=1,partition=0.3,duplicate=0.05"
     found = report(
         *("--devices", "30", "--full", "2", "--classes", "6", "--shots", "3", "--teachers", "3"),
@@ -51,7 +51,9 @@ def test_a_killed_broker_a_partition_and_duplicates_lose_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["--mesh", "--relay"])
-def test_with_and_without_a_relay_every_device_applies_every_teach(how: str) -> None:
+def test_with_and_without_a_relay_every_device_applies_every_teach(
+    how: str, mosquitto: Path
+) -> None:
     found = report("--devices", "12", "--classes", "4", "--shots", "3", "--dim", "64", how)
     assert found["applied"] == found["expected_applied"] == 12 * 11
     assert found["latency_s"]["p50"] <= found["latency_s"]["p95"] <= found["latency_s"]["max"]
@@ -59,7 +61,7 @@ def test_with_and_without_a_relay_every_device_applies_every_teach(how: str) -> 
     assert (found["device_processes"]["relay_batches"] > 0) == (how == "--relay")
 
 
-def test_when_time_is_up_it_says_what_has_not_come() -> None:
+def test_when_time_is_up_it_says_what_has_not_come(mosquitto: Path) -> None:
     done = simulate("--devices", "3", "--seconds", "0.01")
     assert done.returncode == 1
     assert "time is up and this has not come: all devices ready" in done.stderr
@@ -75,7 +77,7 @@ def test_when_time_is_up_it_says_what_has_not_come() -> None:
         (["--devices", "9999999"], "expected 1 to 5000"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused(words: list[str], said: str) -> None:
+def test_a_run_that_cannot_be_is_refused(words: list[str], said: str, mosquitto: Path) -> None:
     done = simulate(*words)
     assert done.returncode in (1, 2)
     assert said in done.stderr
