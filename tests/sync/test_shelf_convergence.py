@@ -7,6 +7,7 @@ its operator did; after a last full exchange all hold the same.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -190,6 +191,7 @@ class Fleet(RuleBasedStateMachine):
 
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(
+    derandomize=not os.environ.get("ACCRUE_RANDOM"),  # set: other walks every time
     max_examples=15,
     stateful_step_count=25,
     deadline=None,
