@@ -10,6 +10,7 @@ from pathlib import Path
 from accrue import __version__
 from accrue.errors import Conflict, FormatError
 from accrue.service.box import Box
+from accrue.service.member import is_member
 from accrue.store import Store
 from accrue.store.failures import translated
 from accrue.sync.clock import COUNTER_BITS, wall_clock_ms
@@ -126,7 +127,7 @@ class Fleet:
         return Membership.load(self.folder)
 
     def is_member(self) -> bool:
-        return (self.folder / "membership.json").exists()
+        return is_member(self.box)
 
     # ---- joining and leaving --------------------------------------------------------------------
 

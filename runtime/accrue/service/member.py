@@ -99,7 +99,7 @@ class Member:
     def _follow(self) -> bool:
         """Follows until it shall pause or the device leaves; False where it is in no fleet."""
         with self._box() as box:
-            if not (box.settings.state / MEMBERSHIP).exists():
+            if not is_member(box):
                 return False
             from accrue.service.fleet import Fleet
             from accrue.service.following import Following
@@ -116,6 +116,11 @@ class Member:
                         looked = time.monotonic()
                         self._view = _view(fleet, following)
         return True
+
+
+def is_member(box: Box) -> bool:
+    """Whether the device has joined a fleet; needs none of the packages of the extra `sync`."""
+    return (box.settings.state / MEMBERSHIP).exists()
 
 
 def _view(fleet: Fleet, following: Following) -> dict[str, Any]:
