@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from accrue import __version__
+from accrue.board import Board, which
 from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.box import Box, Learned, Prediction, Receipt
 from accrue.service.burst import Burst
@@ -144,6 +146,11 @@ class Device:
         self._head = 0
         self._unknown: tuple[int, int] = (0, 0)
         self._lock_file: IO[str] | None = None
+
+    @cached_property
+    def board(self) -> Board | None:
+        """The board in force; None where none is known."""
+        return which(self.settings.board).board
 
     # ---- life -----------------------------------------------------------------------------------
 
