@@ -52,9 +52,7 @@ CHECKS = [
 def settings(tmp_path: Path) -> tuple[object, dict[str, Origin]]:
     state = tmp_path / "state"
     state.mkdir()
-    with Access(state) as access:
-        _, token = access.grant("phone", "owner", by="me")
-    SECRETS["granted"] = token
+    _, SECRETS["granted"] = Access(state).add("phone", "owner", by="me")
     (state / "identity.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{SECRETS['pem']}\n")
     file = tmp_path / "accrue.yaml"
     file.write_text(
