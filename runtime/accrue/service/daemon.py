@@ -172,8 +172,9 @@ class Device:
         try:
             self._reader = self.box.beside()
             self.box.require_same_space()
-            extra = {} if self._opened is None else {"opened": self._opened}
-            self._watch = Watch(self.box.beside(), self.sources, remark=self._remark, **extra)
+            self._watch = Watch(
+                self.box.beside(), self.sources, remark=self._remark, opened=self._opened
+            )
             self._reader.sharing = self.box.sharing = self._watch.knowledge.share
             self._head = self._newest_entry(self._reader)
             self._unknown = self._unknown_stamp()
