@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-
 def normalise(root: Path, epoch: int) -> None:
     """Gives everything below `root` the time `epoch`, folders last, links too."""
     for path in sorted(root.rglob("*"), reverse=True):

@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from accrue.errors import AccrueError, NotFound, Refused
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from accrue.errors import AccrueError, NotFound, Refused
 
 ROOT = Path(__file__).resolve().parents[2]
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183}  # e_machine in the ELF specification
