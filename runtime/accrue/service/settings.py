@@ -100,6 +100,9 @@ class Settings:
     board: str = _key("auto, the name of a board, or the path of a description", AUTO)
     actor: str = _made("who is written into the journal", default_actor)
     home_assistant: str = _key("discovery prefix of Home Assistant; empty: off", "")
+    fleet_owner: Path | None = _key(
+        "folder of a fleet's owner, with its private key; unset: this device decides nothing", None
+    )
     cameras: tuple[str, ...] = _key("what `accrue run` watches", ())
     listen: str = _key("ADDRESS:PORT of the HTTP server", DEFAULT_LISTEN)
     hosts: tuple[str, ...] = _key("further names that browsers may call the device by", ())
@@ -225,7 +228,7 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
             expected=expected,
         )
 
-    if name in ("state", "bundle", "engines", "certificate", "certificate_key"):
+    if name in ("state", "bundle", "engines", "fleet_owner", "certificate", "certificate_key"):
         if not isinstance(raw, str | Path) or not str(raw):
             raise refuse("a path")
         try:
