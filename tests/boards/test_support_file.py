@@ -87,7 +87,7 @@ def test_the_page_ends_with_a_summary() -> None:
 def test_the_file_holds_what_helps_and_no_secret(settings: tuple, tmp_path: Path) -> None:
     """Each part is there; of all secrets that were met, none is in any of them."""
     found, origins = settings
-    content = support_file(found, origins, CHECKS, run=told)
+    content = support_file(found, CHECKS, origins, run=told)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         parts = {name: archive.read(name).decode() for name in archive.namelist()}
     readme = parts["README.txt"]
@@ -121,7 +121,7 @@ def test_a_part_that_cannot_be_made_does_not_cost_the_others(settings: tuple) ->
     def broken(words: Sequence[str]) -> str:
         raise OSError("no journal here")
 
-    with zipfile.ZipFile(io.BytesIO(support_file(found, origins, CHECKS, run=broken))) as archive:
+    with zipfile.ZipFile(io.BytesIO(support_file(found, CHECKS, origins, run=broken))) as archive:
         assert archive.read("log.txt").decode() == "not there: no journal here\n"
         assert "python" in archive.read("doctor.txt").decode()
 
@@ -131,14 +131,14 @@ def test_the_file_is_its_owners_alone_and_overwrites_nothing(
 ) -> None:
     found, origins = settings
     path = tmp_path / "device.zip"
-    assert write_support(path, found, origins, CHECKS, run=told) == path.stat().st_size
+    assert write_support(path, found, CHECKS, origins, run=told) == path.stat().st_size
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_bytes()
     with pytest.raises(Conflict, match=r"device.zip is there already; name another file"):
-        write_support(path, found, origins, CHECKS, run=told)
+        write_support(path, found, CHECKS, origins, run=told)
     assert path.read_bytes() == before
     with pytest.raises(StoreError):
-        write_support(tmp_path / "none" / "device.zip", found, origins, CHECKS, run=told)
+        write_support(tmp_path / "none" / "device.zip", found, CHECKS, origins, run=told)
     assert list(tmp_path.glob("*.zip")) == [path]
     assert list(tmp_path.glob(".*")) == []
 

@@ -67,7 +67,7 @@ def doctor(
         refuse_existing(support)
     found = list(examine(settings))
     if support is not None:
-        write_support(support, settings, origins, found)
+        write_support(support, settings, found, origins)
     if as_json:
         written = {"support": str(support)} if support is not None else {}
         emit({"checks": [vars(check) for check in found], **written})

@@ -214,8 +214,9 @@ def _about(engines: Engines) -> Iterator[str]:
     device = engines.device
     gpu = device.gpu
     yield f"encoder   {engines.bundle.manifest.name}, at {engines.bundle.path}"
-    board = f"{device.model}, " if device.model else ""
-    yield f"device    {board}{device.machine}, Python {device.python}"
+    model = f"{device.model}, " if device.model else ""
+    yield f"device    {model}{device.machine}, Python {device.python}"
+    yield f"board     {engines.board.name if engines.board else 'not known'}"
     if device.jetson:
         yield f"system    JetPack {device.jetpack or 'unknown'}, L4T {device.l4t}"
     if gpu is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from accrue.board import EngineAdvice, which
+from accrue.board import Board, EngineAdvice, which
 from accrue.bundle import ENCODER, Bundle, default_bundle_path
 from accrue.device import Device, describe
 from accrue.errors import BundleError, EngineError, NotFound, StoreFull, UsageError
@@ -74,10 +74,14 @@ class Engines:
         self.device = device or describe()
 
     @cached_property
+    def board(self) -> Board | None:
+        """The board in force; None where none is known."""
+        return which(self.settings.board, self.device).board
+
+    @property
     def advice(self) -> EngineAdvice:
         """What the description of the board would build."""
-        board = which(self.settings.board, self.device).board
-        return board.engine if board else EngineAdvice()
+        return self.board.engine if self.board else EngineAdvice()
 
     def build(
         self,

@@ -17,7 +17,7 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,8 +76,8 @@ _PATTERNS: Sequence[tuple[re.Pattern[str], str]] = (
 def write_support(
     path: Path,
     settings: Settings,
-    origins: Mapping[str, Origin],
     checks: Sequence[Check],
+    origins: Mapping[str, Origin] | None = None,
     *,
     root: Path = Path("/"),
     run: Callable[[Sequence[str]], str] | None = None,
@@ -85,14 +85,14 @@ def write_support(
     """Writes the file, readable for its owner alone; bytes written.
 
     Args:
-        checks: of the doctor. root, run: as for `support_file`.
+        checks: of the doctor. origins, root, run: as for `support_file`.
 
     Raises:
         Conflict: there is such a file already.
         StoreError: it cannot be written; nothing is left.
     """
     refuse_existing(path)
-    content = support_file(settings, origins, checks, root=root, run=run)
+    content = support_file(settings, checks, origins, root=root, run=run)
     return write_atomically(path, [content], steps=FileSteps(create=_private))
 
 
@@ -109,8 +109,8 @@ def _private(path: Path) -> BinaryIO:
 
 def support_file(
     settings: Settings,
-    origins: Mapping[str, Origin],
     checks: Sequence[Check],
+    origins: Mapping[str, Origin] | None = None,
     *,
     root: Path = Path("/"),
     run: Callable[[Sequence[str]], str] | None = None,
@@ -119,10 +119,14 @@ def support_file(
 
     Args:
         checks: of the doctor.
+        origins: where each setting is from, where that is known.
         root: folder that stands for ``/``.
         run: gives what a program prints; default: runs it.
     """
     run = run or _run
+    origins = origins or {
+        key.name: Origin(getattr(settings, key.name), "") for key in fields(Settings)
+    }
     device = describe(root)
     parts: dict[str, Callable[[], str]] = {
         "README.txt": lambda: ABOUT.format(
