@@ -112,7 +112,7 @@ def test_what_a_pipeline_asks_of_an_element_is_a_property_of_it() -> None:
     for board in boards():
         cameras = board.cameras
         for text in (cameras.csi, cameras.usb, cameras.rtsp_h264, cameras.rtsp_h265):
-            for part in text.split(" ! "):
+            for part in filter(None, text.split(" ! ")):
                 element, *options = part.split()
                 if re.fullmatch(r"[a-z]\w+", element):
                     asked.setdefault(element, set()).update(o.partition("=")[0] for o in options)
