@@ -25,7 +25,7 @@ from accrue.service.access import OPERATOR, OWNER, Access, Grant
 from accrue.service.console.look import COOKIE
 from accrue.service.console.page import KEPT, Pages, Said, call_of
 from accrue.service.console.words import Words
-from accrue.service.http import changes, people
+from accrue.service.http import people, work
 from accrue.service.http.guard import COOKIE_SECONDS, grant_of, sign_in
 from accrue.service.http.problems import document, status_of, unexpected
 from accrue.service.http.shapes import BuildEngine, Pair, check_match, name_of
@@ -217,7 +217,7 @@ def restore(form: Filled) -> Outcome:
 
 
 def build_engine(form: Filled) -> Outcome:
-    job = changes.build_engine(form.call, BuildEngine())
+    job = work.build_engine(form.call, BuildEngine())
     return Outcome("/device", Said(f"{job.name}: {form.words('job.running')}"))
 
 
