@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from accrue.errors import AccrueError
 from accrue.service.access import VIEWER, Grant
 from accrue.service.console.look import CHOICES, COOKIE, Look
+from accrue.service.console.summaries import said as said_of
 from accrue.service.console.words import LANGUAGES, Words
 from accrue.service.http.guard import grant_of
 from accrue.service.http.problems import status_of
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 REMEMBERED = 200
 SAID_SECONDS = 120.0
-KEPT = ("name", "into", "new", "class", "code")  # fields whose words are shown again
+KEPT = (
+    "name",
+    "into",
+    "new",
+    "class",
+    "code",
+    "prompt",
+    "budget",
+)  # fields whose words are shown again
 LOOPBACK = ("127.0.0.1", "::1", "localhost", "testclient")
 
 
@@ -145,6 +154,7 @@ class Pages:
                 "role": grant.role if grant else VIEWER,
                 "actor": grant.name if grant else "",
                 "list": page in ("classes", "class", "history", "fleet", "device"),
+                "told_entry": lambda entry: said_of(words, entry.summary),
                 "modules": ["app.js", *modules],
                 "cli": cli,
                 "plain": _overheard(request),

@@ -240,13 +240,14 @@ class Runner:
         wants = operation.wants
         digest = hashlib.sha256(f"{operation.method} {request.url.path}".encode())
         if "images" in wants:
-            arguments["images"] = [(_source(name), data) for name, data in await _images(request)]
+            arguments["images"] = [(source_of(name), data) for name, data in await _images(request)]
             for name, content in arguments["images"]:
                 digest.update(f"\0{name}\0{len(content)}\0".encode())
                 digest.update(content)
         elif "photos" in wants:
             arguments["photos"] = [
-                (_folder(name), _source(name), content) for name, content in await _images(request)
+                (folder_of(name), source_of(name), content)
+                for name, content in await _images(request)
             ]
         elif operation.upload:
             arguments["body"] = await request.body()
@@ -390,12 +391,12 @@ async def _images(request: Request) -> Images:
     return found
 
 
-def _folder(name: str) -> str:
+def folder_of(name: str) -> str:
     """The last folder of a file name as it was sent; "" where it has none."""
     return name.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
     """What a file is called in messages and beside the shot: its name, no path, printable."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return "".join(c if c.isprintable() else "?" for c in last)[:120] or "upload"

@@ -26,7 +26,7 @@ from accrue.service.http.shapes import (
     label_of,
     quality_view,
 )
-from accrue.service.http.table import Call, Labelled, Table
+from accrue.service.http.table import Call, Labelled, Table, source_of
 from accrue.service.jobs import Job, Step
 from accrue.service.settings import Settings
 from accrue.store import clean_name
@@ -57,7 +57,7 @@ def teach_clip(call: Call, name: str, query: ClipFrom, body: bytes) -> Job:
     """
     with call.device.reading() as box:
         label = clean_name(label_of(box, name))
-    source = _line(query.source) or "video"
+    source = source_of(query.source) if query.source else "video"
     suffix = _container(body, source)
     device, actor = call.device, call.actor
     folder = tempfile.TemporaryDirectory(dir=device.settings.state, prefix=".clip-")
@@ -287,9 +287,3 @@ def _told(settings: Settings, name: str) -> str | int | float | bool | list[str]
     if isinstance(value, tuple):
         return [without_password(one) for one in value]
     return value if isinstance(value, str | int | float | None) else str(value)
-
-
-def _line(text: str) -> str:
-    """A file name as it may stand beside a shot: no path, printable."""
-    last = text.replace("\\", "/").rpartition("/")[2]
-    return "".join(c if c.isprintable() else "?" for c in last)[:120]
