@@ -78,7 +78,8 @@ def run(
     notifier = Notifier()
     cameras = sources or settings.cameras
     with ExitStack() as parts:
-        device = Device(settings, cameras=cameras, alive=notifier.alive)
+        told = {name: found.text for name, found in origins.items()}
+        device = Device(settings, cameras=cameras, alive=notifier.alive, origins=told)
         access = parts.enter_context(Access(settings.state))
 
         def started() -> None:
