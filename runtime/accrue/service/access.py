@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accrue.errors import AccessDenied, FutureVersion, NotFound, RateLimited, UsageError
 from accrue.store.database import Database
+from accrue.store.failures import translated
 
 FILE_NAME = "access.db"
 VIEWER, OPERATOR, OWNER = ROLES = ("viewer", "operator", "owner")
@@ -79,8 +80,9 @@ class Access:
         self._clock = clock
         self._tries: list[float] = []
         path = state / FILE_NAME
-        state.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
+        with translated(path):
+            state.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
         self._database = Database(path, readonly=False)
         with self._database.atomic() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()

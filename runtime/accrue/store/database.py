@@ -73,9 +73,9 @@ class Database:
                 hint="teach a first class with `accrue class teach NAME FILE...`",
                 path=str(self.path),
             )
-        # Not by opening it: closing a file drops every POSIX lock that this process has on it, those
-        # of a connection that writes too. Another process would then take itself for the last one,
-        # and delete the log under the writer (sqlite.org/howtocorrupt.html, 2.2).
+        # Not by opening it: closing a file drops every POSIX lock that this process has on it, that
+        # of a connection which writes too. Another process would then take itself for the last
+        # one, and delete the log under the writer (sqlite.org/howtocorrupt.html, 2.2).
         if not os.access(self.path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
         if os.access(self.path.parent, os.W_OK):
