@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from accrue.errors import AccessDenied, AccrueError, RateLimited
 from accrue.service.access import OWNER
-from accrue.service.http.problems import TooLarge, problem, unexpected
+from accrue.service.http.patience import in_time
+from accrue.service.http.problems import TooLarge, TooSlow, problem, unexpected
 
 if TYPE_CHECKING:
     from accrue.service.access import Access, Grant
@@ -126,11 +127,11 @@ class Guard:
                 )
             await send(message)
 
-        size = 0
+        size, patiently = 0, in_time(receive)
 
         async def receiving() -> Message:
             nonlocal size
-            message = await receive()
+            message = await patiently()
             size += len(message.get("body", b""))
             if size > limit:
                 raise _too_large(limit)
@@ -141,7 +142,7 @@ class Guard:
             if told.isdigit() and int(told) > limit:
                 raise _too_large(limit)
             await self._app(scope, receiving, sending)
-        except TooLarge as error:
+        except (TooLarge, TooSlow) as error:
             if started:
                 raise
             await problem(error)(scope, receive, sending)
