@@ -14,9 +14,3 @@ def memory_folder() -> Iterator[Path]:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory, prefix="accrue-faults-") as folder:
         yield Path(folder)
-
-
-@pytest.fixture
-def nightly() -> bool:
-    """Whether this is the long run of `./tools/nightly`."""
-    return os.environ.get("ACCRUE_NIGHTLY") == "1"

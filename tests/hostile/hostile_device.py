@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from accrue.service.access import ROLES, Access
+from accrue.service.console.pages import console_routes
 from accrue.service.daemon import Device
 from accrue.service.http.app import create_app
 from accrue.service.http.patience import Patient
@@ -25,10 +27,11 @@ class Open:
     """A device that answers.
 
     Attributes:
-        address, url: of the server. tokens: by role.
+        app: with the console. address, url: of the server. tokens: by role, and "revoked".
     """
 
     device: Device
+    app: Starlette
     address: tuple[str, int]
     url: str
     tokens: dict[str, str]
@@ -55,10 +58,11 @@ def opened(
         for name, images in (taught or {}).items():
             with device.writing("tester") as box:
                 assert all(one.shot for one in box.teach(name, [("", i) for i in images]))
+        app = create_app(device, access=access, more=console_routes(device, access))
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(device, access=access),
+                app,
                 log_config=None,
                 lifespan="on",
                 http=Patient,
@@ -74,8 +78,10 @@ def opened(
             time.sleep(0.01)
         address = listening.getsockname()
         tokens = {role: access.add(f"a {role}", role, by="tests")[1] for role in ROLES}
+        gone, tokens["revoked"] = access.add("once", "owner", by="tests")
+        access.revoke(gone.id)
         try:
-            yield Open(device, address, f"http://{address[0]}:{address[1]}", tokens)
+            yield Open(device, app, address, f"http://{address[0]}:{address[1]}", tokens)
         finally:
             server.should_exit = True
             thread.join(20)

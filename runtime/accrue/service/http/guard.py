@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COOKIE = "accrue"
 LARGE = ("/api/v1/restore",)  # where a backup comes in, which is written to the disk as it comes
 LARGEST_BYTES = 4 << 30
+STRANGER_BYTES = 64 << 10  # who is not known has a pairing code to send, and nothing else
 COOKIE_SECONDS = 400 * 24 * 3600  # as long as browsers allow; it is taken back on the device
 SAFE = ("GET", "HEAD", "OPTIONS")
 REQUESTS_PER_S, BURST = 50.0, 200  # of one who is known, or of one address that is not
@@ -110,7 +111,7 @@ class Guard:
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        limit = self._device.settings.upload
+        limit = self._device.settings.upload if grant is not None else STRANGER_BYTES
         if scope["path"] in LARGE and grant is not None and grant.may(OWNER):
             limit = LARGEST_BYTES
         started = False
