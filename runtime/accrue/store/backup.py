@@ -299,7 +299,7 @@ def _check_database(path: Path, info: BackupInfo, file: Path) -> None:
     except StoreError as error:
         raise _refused(file, f"its database does not open ({error.message})") from error
     if problems:
-        raise _refused(file, f"its database is damaged ({problems[0]})")
+        raise _refused(file, f"its database is damaged ({' '.join(problems[0].split())})")
     if row != (info.space_id, info.dim, info.class_set):
         raise _refused(file, "its header and its database are not of one state")
 
