@@ -492,7 +492,7 @@ class Device:
                     self._publish_changes()
                 self._tell_unknown()
                 for session in list(self.teaching.values()):
-                    session.expire(time.time())
+                    session.expire(time.monotonic())
                 said = ""
             except Exception as error:  # a full disk must not end the watching
                 text = error.message if isinstance(error, AccrueError) else repr(error)

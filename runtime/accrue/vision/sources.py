@@ -168,20 +168,22 @@ class PlaySource(_Base):
         *,
         short_side: int | None = None,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         super().__init__(name, clock)
-        self._paths, self._short_side, self._sleep = paths, short_side, sleep
+        self._paths, self._short_side = paths, short_side
+        self._ticks, self._sleep = ticks, sleep
         self._shown: tuple[int, Pixels] | None = None
-        self._next_at = clock()
+        self._next_tick = ticks()
         self._closed = False
 
     def __next__(self) -> Frame:
         if self._closed:
             raise StopIteration
-        now = self._clock()
-        self._sleep(max(0.0, self._next_at - now))
-        self._next_at = max(now, self._next_at) + 1 / PLAY_FPS
+        now = self._ticks()
+        self._sleep(max(0.0, self._next_tick - now))
+        self._next_tick = max(now, self._next_tick) + 1 / PLAY_FPS
         which = int(self._index / (PLAY_FPS * PLAY_HOLD_S)) % len(self._paths)
         if self._shown is None or self._shown[0] != which:
             self._shown = which, decode(self._paths[which], short_side=self._short_side)
