@@ -472,6 +472,8 @@ def check_device(payload: Payload, root: Path, *, any_board: bool) -> None:
     if (payload.modules or payload.compatible) and not any_board:
         found = compatible_of(root)
         modules = {one for entry in found for one in re.findall(r"\bp\d{4}-\d{4}\b", entry)}
+        if not modules and (spec := tnspec_of(root)):
+            modules, found = {spec}, [*found, f"TNSPEC {spec}"]
         if not modules & set(payload.modules) and not any(
             entry.startswith(beginning) for beginning in payload.compatible for entry in found
         ):
@@ -508,6 +510,16 @@ def compatible_of(root: Path) -> list[str]:
     except OSError:
         return []
     return [entry for entry in text.split("\0") if entry]
+
+
+def tnspec_of(root: Path) -> str:
+    """ "p3767-0005" of the specification that the board was flashed by; "" where there is none."""
+    try:
+        text = (root / "etc/nv_boot_control.conf").read_text(errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"^TNSPEC (\d{4})-[^-]*-(\d{4})-", text, re.MULTILINE)
+    return f"p{found[1]}-{found[2]}" if found else ""
 
 
 def check_space(layout: Layout, release: dict[str, Any], *, other_space: bool) -> None:
@@ -798,25 +810,37 @@ def install(
 
 
 def health(layout: Layout, service: Service, wait_s: float) -> bool:
-    """Commits the release on trial once the service answers, else goes back. Returns whether
-    the current release is healthy."""
+    """Keeps the release on trial once the service answers, else goes back. Whoever else changes
+    releases is not kept out meanwhile: the service's start waits for `boot`.
+
+    Returns:
+        Whether the release that was on trial stays.
+    """
     trial = layout.on_trial()
     if trial is None:
         say("no release is on trial")
         return True
     until, since, why = time.monotonic() + wait_s, None, "it was not asked"
-    while time.monotonic() < until:
+    healthy = False
+    while not healthy and time.monotonic() < until:
+        time.sleep(0.5)
         why = service.ready(layout)
         if why:
             since = None
         elif since is None:
             since = time.monotonic()
-        elif time.monotonic() - since >= HEALTHY_FOR_S:
+        else:
+            healthy = time.monotonic() - since >= HEALTHY_FOR_S
+    with layout.lock(wait=True):
+        now = layout.on_trial()
+        if now is None or now["to"] != trial["to"]:  # another call of this verb was first
+            return layout.led_to(layout.current) == trial["to"]
+        if healthy:
             commit(layout)
-            return True
-        time.sleep(0.5)
-    roll_back(layout, service, f"not healthy within {wait_s:.0f} s: {why or 'not for long'}")
-    return False
+        else:
+            reason = why or f"it answered, but not for {HEALTHY_FOR_S:.0f} s"
+            roll_back(layout, service, f"not healthy within {wait_s:.0f} s: {reason}")
+        return healthy
 
 
 def remove(layout: Layout, service: Service) -> None:
@@ -935,8 +959,7 @@ def call(words: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if on_trial and not getattr(words, "no_wait", False):
         # A device whose system is not running, as in an image, is judged at its first start.
         if service.managed or words.verb == "health":
-            with layout.lock():
-                code = 0 if health(layout, service, words.wait) else 1
+            code = 0 if health(layout, service, words.wait) else 1
         else:
             say("the service does not run here; the verdict comes with the next start")
     if words.verb in ("commit", "rollback", "boot", "remove"):

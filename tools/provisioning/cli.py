@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from accrue.cli.run import run
-from provisioning import identities
+from provisioning import identities, overlay, package
 
 PROGRAM = "tools/provision"
 app = typer.Typer(
@@ -24,6 +24,9 @@ def settings() -> None:
     """Each command writes below --out, asks before anything, and answers in JSON with --json."""
 
 
+app.command("deb")(package.command)
+app.command("overlay")(overlay.command)
+app.command("flash")(overlay.show)
 app.command("identities")(identities.command)
 
 

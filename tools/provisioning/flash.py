@@ -30,6 +30,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -37,7 +38,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 FORMAT = "overlay/1"
-DESCRIPTION, TAR = "overlay.json", "rootfs.tar"
+DESCRIPTION, TAR = "overlay.json", "rootfs.tar.gz"
 RECORD = "usr/lib/accrue/overlay.json"  # in the tree: what was applied, so that it can be taken out
 CREDENTIALS, ENROLMENT = "etc/accrue/credentials", "etc/accrue/credentials/enrolment"
 SETTINGS = "etc/accrue/accrue.yaml"
@@ -357,7 +358,7 @@ def secret_problem(name: str, data: bytes) -> str:
 def members_of(file: Path) -> list[tarfile.TarInfo]:
     """All of them, each looked at. Raises Problem."""
     try:
-        with tarfile.open(file, "r:") as tar:
+        with tarfile.open(file, "r:gz") as tar:
             found = []
             for member in tar:
                 found.append(member)
@@ -370,14 +371,14 @@ def members_of(file: Path) -> list[tarfile.TarInfo]:
                     raise Problem(
                         f"{file}: {problem or 'too many entries'}", "make it again", code=REFUSED
                     )
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise Problem(f"{file} cannot be read: {error}", "copy the overlay again") from None
     return found
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A folder with `overlay.json`, `rootfs.tar` and this program.
+    """A folder with `overlay.json`, `rootfs.tar.gz` and this program.
 
     Attributes:
         board, title: of the board. jetpack: as "6.2". l4t: beginnings of what it is for.
@@ -699,7 +700,7 @@ def _unpack(made: Plan, undo: Undo) -> None:
     rootfs = made.tree.rootfs
     before = _record(rootfs)
     files = {}
-    with tarfile.open(made.overlay.tar, "r:") as tar:
+    with tarfile.open(made.overlay.tar, "r:gz") as tar:
         for member in made.members:
             path = rootfs / member.name
             if member.isdir():
