@@ -1022,7 +1022,8 @@ def _password(words: argparse.Namespace) -> str:
 
 
 def _run(words: Sequence[str], folder: Path) -> int:
-    return subprocess.run(words, cwd=folder, check=False, stdout=sys.stderr).returncode
+    sys.stderr.flush()
+    return subprocess.run(words, cwd=folder, check=False, stdout=2).returncode  # 2: stderr
 
 
 def apply(words: argparse.Namespace, here: Path) -> dict[str, Any]:
@@ -1041,7 +1042,8 @@ def apply(words: argparse.Namespace, here: Path) -> dict[str, Any]:
     if words.massflash < 0 or words.massflash > 100:
         raise Problem(f"--massflash {words.massflash}; expected 1 to 100", code=USAGE)
     enrolment = _read(words.enrolment, "enrolment") if words.enrolment else b""
-    hostname = words.hostname or (enrolled_as(enrolment) if enrolment else "accrue")
+    enrolled = enrolled_as(enrolment) if words.enrolment else ""
+    hostname = words.hostname or enrolled or "accrue"
     if not words.check and os.geteuid() != 0:
         raise Problem("this needs root, for owners and modes", "sudo ./apply ...", code=4)
     password = secrets.token_urlsafe(18) if words.check else _password(words)
