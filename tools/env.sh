@@ -59,12 +59,12 @@ environment() {
     fi
 }
 
-# from_system PACKAGE WHAT    sees to it that the program of that name is there, for WHAT
+# from_system PACKAGE WHAT [PROGRAM]    sees to it that PROGRAM is there (else: of that name), for WHAT
 #
 # It is installed from the system's packages where that needs no password.
 from_system() {
-    local package=$1 what=$2 root=()
-    if [ -x "$(command -v "$package" || echo "/usr/sbin/$package")" ]; then return; fi
+    local package=$1 what=$2 program=${3:-$1} root=()
+    if [ -x "$(command -v "$program" || echo "/usr/sbin/$program")" ]; then return; fi
     if [ "$(id -u)" != 0 ]; then root=(sudo -n); fi
     if command -v apt-get >/dev/null && "${root[@]}" true 2>/dev/null; then
         say "Installing $package from the system's packages ..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from accrue.cli.run import run
-from provisioning import identities, overlay, package
+from provisioning import identities, overlay, package, remote
 
 PROGRAM = "tools/provision"
 app = typer.Typer(
@@ -27,6 +27,7 @@ def settings() -> None:
 app.command("deb")(package.command)
 app.command("overlay")(overlay.command)
 app.command("flash")(overlay.show)
+app.command("ssh")(remote.command)
 app.command("identities")(identities.command)
 
 
