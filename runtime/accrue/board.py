@@ -15,9 +15,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from accrue.device import Device, major_minor
+from accrue.device import Device, describe, major_minor
 from accrue.errors import ConfigError, FutureVersion, NotFound
 
+AUTO = "auto"
 SCHEMA_VERSION = 1
 LARGEST_FILE_BYTES = 1 << 18  # a real one has about 5 KB
 ARCHITECTURES = ("aarch64", "x86_64")
@@ -126,7 +127,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Cameras:
-    """Pipelines of GStreamer that end in BGR frames, without a sink."""
+    """Pipelines of GStreamer that end in raw video in the system's memory, without a sink."""
 
     csi: str = _key("a camera on the ribbon cable; empty: none", "", placeholders=True)
     usb: str = _key("a camera on USB; empty: by OpenCV alone", "", placeholders=True)
@@ -148,7 +149,9 @@ class Sensors:
         "types of cooling devices that are on while it throttles", (), pattern=r"[\w.-]+"
     )
     power: tuple[str, ...] = _key("hwmon names that have power rails", (), pattern=r"[\w.-]+")
-    overcurrent: str = _key("hwmon name that counts over-current events; empty: none", "")
+    alarms: tuple[str, ...] = _key(
+        "hwmon names that tell of over-current or under-voltage", (), pattern=r"[\w.-]+"
+    )
     led: str = _key("LED of /sys/class/leds that shows the state; empty: none", "")
 
 
@@ -371,6 +374,20 @@ def compare(board: Board, device: Device, by: str = "the setting board") -> Matc
         tuple(fact for fact, fits in facts if fits),
         tuple(fact for fact, fits in facts if not fits),
     )
+
+
+def which(setting: str, device: Device | None = None) -> Match:
+    """The board in force.
+
+    Args:
+        setting: ``auto``, or a name or path as for `Board.load`.
+        device: default: this one.
+
+    Raises:
+        as `Board.load`.
+    """
+    here = describe() if device is None else device
+    return match(here) if setting == AUTO else compare(Board.load(setting), here)
 
 
 def _claim(board: Board, device: Device) -> tuple[int, str]:

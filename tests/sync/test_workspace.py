@@ -377,7 +377,8 @@ def test_two_classes_of_one_name_are_pointed_out(curated: Plant) -> None:
     other.rename("gear", "bolt")
     curated.hand_over()
     (proposal,) = curation.propose(curated.workspace, SCOPE)
-    (pair,) = curation.proposed_difference(curated.workspace, proposal).collisions
+    change = curation.proposed_differences(curated.workspace, [proposal])[proposal.id]
+    (pair,) = change.collisions
     assert pair.same_name
     assert (pair.first, pair.second) == ("bolt", "bolt")
 

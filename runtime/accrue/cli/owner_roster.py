@@ -12,11 +12,10 @@ from accrue.cli.classes import Json
 from accrue.cli.output import emit, note, say, table
 from accrue.cli.owner_session import (
     PROGRAM,
-    broker_files,
+    governing,
     opened,
-    reload_hint,
-    reports,
     stepped,
+    tell_to_reload,
     visit,
 )
 from accrue.errors import Conflict, NotFound, UsageError
@@ -124,6 +123,7 @@ def accept(
 
 
 def _accept(context: typer.Context, seconds: int, only: Invite | None, as_json: bool) -> None:
+    from accrue.service.governance import broker_files
     from accrue.sync.identity import fingerprint
 
     joined: list[Joined] = []
@@ -133,7 +133,7 @@ def _accept(context: typer.Context, seconds: int, only: Invite | None, as_json: 
         if not as_json:
             say(f"let {one.name} in: device {one.device}, key {fingerprint(one.key)}")
         if not one.reloaded:
-            reload_hint(files)
+            tell_to_reload(files)
 
     with visit(context) as (workspace, line):
         if line is None:
@@ -179,6 +179,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Let a device in without a network: by its file, with a ticket to carry back."""
+    from accrue.service.governance import broker_files
     from accrue.sync.enrol import make_ticket
     from accrue.sync.identity import fingerprint, write_private
     from accrue.sync.owner import admit
@@ -204,7 +205,7 @@ def add(
         admission = replace(admission, roster=workspace.roster().version)
         write_private(ticket, make_ticket(applicant, admission, workspace.key))
         if not reloaded:
-            reload_hint(files)
+            tell_to_reload(files)
     stepped(step, as_json, ticket=str(ticket), fingerprint=fingerprint(applicant.key))
     if not as_json:
         note(f"on the device: accrue fleet join --ticket {ticket.name}")
@@ -261,6 +262,7 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Put the new keys that devices have asked for (`accrue fleet rotate`) into the roster."""
+    from accrue.service.governance import reports
     from accrue.sync.clock import COUNTER_BITS
     from accrue.sync.roster import rotated
 
@@ -311,7 +313,8 @@ def forget_device(
             "what the broker retains of the device would be deleted and cannot be had back",
             hint="add --yes, or leave --clear out",
         )
-    with visit(context, contributions=True) as (workspace, line):
+    with governing(context) as owner, owner.visit(contributions=True) as visited:
+        workspace, line = visited.workspace, visited.line
         found = workspace.roster().find(device)
         member = workspace.roster().member(found)
         if member.forgotten is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from enum import Enum
 from importlib.util import find_spec
@@ -28,7 +28,6 @@ NEEDED = (
     "cryptography",
 )
 FIRST_CODE_S = 900
-_M_ARENA_MAX = -8  # malloc.h
 THUMBNAILS_PX = 160  # of shots, where the setting is not given: the console shows them
 
 access_app = typer.Typer(help="Who may reach this device over HTTP.", no_args_is_help=True)
@@ -67,6 +66,7 @@ def run(
     from accrue.service.access import OWNER, Access
     from accrue.service.console import console_routes
     from accrue.service.daemon import ENROLMENT, Device
+    from accrue.service.heap import few_heaps
     from accrue.service.http.server import Service, write_address
     from accrue.service.logs import set_up
     from accrue.service.notify import Notifier
@@ -76,7 +76,7 @@ def run(
     if origins["thumbnails"].text == "default":
         settings = replace(settings, thumbnails=THUMBNAILS_PX)
     set_up(settings.log)
-    _few_heaps()
+    few_heaps()
     notifier = Notifier()
     cameras = sources or settings.cameras
     with ExitStack() as parts:
@@ -102,15 +102,6 @@ def run(
         code = access.invite(OWNER, by="accrue run", seconds=FIRST_CODE_S) if first else None
         _greet(service.place, access, len(cameras), None if code is None else code.code)
         service.serve_until_told()
-
-
-def _few_heaps() -> None:
-    """Lets glibc keep two heaps instead of eight a core: dozens of threads share them, and what
-    one has freed the others use. Elsewhere it does nothing."""
-    import ctypes
-
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _greet(place: Place, access: Access, cameras: int, code: str | None) -> None:

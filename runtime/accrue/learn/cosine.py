@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accrue.errors import RowsError, UsageError
-from accrue.learn.gaussian import Gaussian, GaussianServed, Picked, Without
+from accrue.learn.gaussian import Gaussian, GaussianServed, Picked, Screening, Without
 from accrue.learn.served import Served
 from accrue.learn.state import State
 from accrue.learn.statistics import Floats, Rows
@@ -121,8 +121,9 @@ class _CosineServed(GaussianServed):
         found /= np.sqrt(_positive(own))[:, None]
         return np.clip(found, -1.0, 1.0, out=found)
 
-    def _lift(self, y: Floats, image: Floats) -> float:
-        return float(self._shortening.max()) / math.sqrt(max(float(image[0] @ y[0]), 1e-300))
+    def _screening(self) -> Screening:
+        weights = self._shortening.astype(np.float32)
+        return Screening(self.centre, weights, 0.0, float(weights.max()), 0.0)
 
     @property
     def _shortening(self) -> Floats:

@@ -82,6 +82,18 @@ class Gaussian:
         return GaussianServed(self, state)
 
 
+@dataclass(frozen=True)
+class Screening:
+    """What ranks the classes as their scores do, in float32, from ``dots = mu_k . R y``:
+    ``(dots - R y . centre) * weights``, or ``dots + offset`` where there are no weights."""
+
+    centre: Floats
+    weights: NDArray[np.float32] | None
+    offset: NDArray[np.float32] | float
+    largest_weight: float
+    largest_offset: float
+
+
 class GaussianServed(Served):
     per_class: ClassVar[tuple[str, ...]] = ("_n", "_means", "_squares", "_quadratic")
 
@@ -99,6 +111,7 @@ class GaussianServed(Served):
         self._terms: list[tuple[Floats, float]] = []  # changes of the inverse not yet in _quadratic
         self._log_priors: Floats | None = None
         self._half: NDArray[np.float32] | None = None  # the means once more, to screen by
+        self._screen: Screening | None = None
 
     def _square_means(self) -> Floats:
         squares: Floats = self._n * np.einsum("kd,kd->k", self._means, self._means)
@@ -156,9 +169,11 @@ class GaussianServed(Served):
         logits: Floats = self.scale * (dots - self.quadratic[pick] / 2) + self.log_priors[pick]
         return logits
 
-    def _lift(self, y: Floats, image: Floats) -> float:
-        """By how much an error of 1 in a product with a class mean can change a score."""
-        return self.scale
+    def _screening(self) -> Screening:
+        offset = self.log_priors / self.scale - self.quadratic / 2
+        return Screening(
+            np.zeros(self.dim), None, offset.astype(np.float32), 1.0, float(np.abs(offset).max())
+        )
 
     def top(self, x: NDArray[Any], most: int) -> tuple[NDArray[np.intp], Floats]:
         """As `Served.top`. Many classes are screened in float32, which halves what is read; those
@@ -167,23 +182,32 @@ class GaussianServed(Served):
             return super().top(x, most)
         if self._half is None:
             self._half = self._means.astype(np.float32)
-        y = (np.asarray(x, np.float64) - self._origin)[None]
+        if self._screen is None:
+            self._screen = self._screening()
+        screen = self._screen
+        y = np.asarray(x, np.float64) - self._origin
         image = self.inverse @ y
-        dots = self._half[: len(self)] @ image[0].astype(np.float32)
-        rough = self._finish(y, image, dots.astype(np.float64)[None])[0]
-        # dim products of unit roundoff u err by about u sqrt(dim) (Higham and Mary 2019)
-        error = 8 * math.sqrt(self.dim) * 2.0**-24 * float(np.linalg.norm(image))
-        error *= self._lift(y, image)
+        rough = self._half[: len(self)] @ image.astype(np.float32)
+        if screen.weights is None:
+            rough += screen.offset
+        else:
+            rough -= np.float32(image @ screen.centre)
+            rough *= screen.weights
+        # dim products of unit roundoff u err by about u sqrt(dim) (Higham and Mary 2019); the
+        # operations after them by u each
+        error = 8 * (math.sqrt(self.dim) + 1) * math.sqrt(image @ image) * screen.largest_weight
+        error = 2.0**-24 * (error + 4 * screen.largest_offset)
         # the best of each block are that many classes, so the best of all are no worse
         blocks = rough[: len(rough) // BLOCKS * BLOCKS].reshape(BLOCKS, -1).max(axis=1)
         least = np.partition(blocks, -most)[-most]
-        picked = np.flatnonzero(rough >= least - 2 * error)
-        exact = self._finish(y, image, image @ self._means[picked].T, picked)[0]
+        picked = np.flatnonzero(rough >= least - np.float32(2 * error))
+        exact = self._finish(y[None], image[None], (self._means[picked] @ image)[None], picked)[0]
         order = best_of(exact, most)
         return picked[order], exact[order]
 
     def follow(self, state: State, class_id: str, rows: Rows, sign: int) -> bool:
         followed = super().follow(state, class_id, rows, sign)
+        self._screen = None
         if self._half is not None:
             k = self.index.get(class_id)
             if k is None or len(self._half) != len(self._means):

@@ -32,37 +32,37 @@ _PENDING_ROWS = 256  # rows that wait before one matrix product adds them to the
 class _Class:
     """Sums of one class. Few rows are far smaller than their second moment, so they stay rows."""
 
-    __slots__ = ("_digest", "folded", "n", "rows", "s")
+    __slots__ = ("_digest", "blocks", "folded", "n", "s")
 
     def __init__(self, dim: int) -> None:
         self.n = 0
         self.s: Floats = np.zeros(dim)
-        self.rows: Counter[bytes] = Counter()
+        self.blocks: list[Rows] = []  # as they were added; none is ever written to
         self.folded: Statistics | None = None
         self._digest: bytes | None = None
 
     def copy(self) -> _Class:
-        """The same; statistics and digest are never changed in place, and are shared."""
+        """The same; rows, statistics and digest are never changed in place, and are shared."""
         other = _Class(0)
-        other.n, other.s, other.rows = self.n, self.s.copy(), self.rows.copy()
+        other.n, other.s, other.blocks = self.n, self.s.copy(), self.blocks.copy()
         other.folded, other._digest = self.folded, self._digest
         return other
 
     def add(self, rows: Rows) -> None:
-        self.rows.update(row.tobytes() for row in rows)
+        self.blocks.append(rows.copy() if rows.flags.writeable else rows)
         self.n += len(rows)
         self.s += rows.sum(axis=0, dtype=np.int64)
         self._digest = None
 
     def subtract(self, rows: Rows) -> None:
-        gone = Counter(row.tobytes() for row in rows)
-        if gone <= self.rows:
-            self.rows -= gone
+        held, gone = _counted(self.blocks), _counted([rows])
+        if gone <= held:
+            self.blocks = [self._joined(held - gone)]
         elif self.folded is not None:
             self.folded = self.statistics() - Statistics.of(rows)
-            self.rows.clear()
+            self.blocks = []
         else:
-            missing = (gone - self.rows).total()
+            missing = (gone - held).total()
             raise RowsError(f"{missing} rows to take away were never added to this class")
         self.n -= len(rows)
         self.s -= rows.sum(axis=0, dtype=np.int64)
@@ -76,7 +76,10 @@ class _Class:
 
     def kept(self) -> Rows:
         """The rows kept as rows: int16 (n, dim), in an order that only they decide."""
-        joined = b"".join(row * count for row, count in sorted(self.rows.items()))
+        return self._joined(_counted(self.blocks))
+
+    def _joined(self, rows: Counter[bytes]) -> Rows:
+        joined = b"".join(row * count for row, count in sorted(rows.items()))
         return np.frombuffer(joined, np.int16).reshape(-1, len(self.s))
 
     def second_moment(self) -> Floats:
@@ -92,6 +95,11 @@ class _Class:
         return self._digest
 
 
+def _counted(blocks: list[Rows]) -> Counter[bytes]:
+    """How often each row is there."""
+    return Counter(row.tobytes() for block in blocks for row in block)
+
+
 class State:
     """Classes of one embedding space, as exact sums.
 
@@ -99,8 +107,10 @@ class State:
     the same rows gives the same `digest`, and a class removed leaves what a state holds that
     never saw it. It does no I/O and is not safe to share between threads.
 
-    Cost: `add` of a row is O(dim); the O(dim**2) sum waits for `total`. Memory is 2 * dim bytes a
-    row, or 8 * dim**2 bytes for a class given as `Statistics`, and 8 * dim**2 for the total.
+    Cost: `add` of a row is O(dim), `subtract` goes through the rows of its class; the O(dim**2) sum
+    waits for `total`. Memory is 2 * dim bytes a row, none for rows that were given as an array that
+    cannot be written to, which is kept itself; 8 * dim**2 bytes for a class given as `Statistics`,
+    and 8 * dim**2 for the total.
 
     Args:
         space: the space id, 64 hex characters.

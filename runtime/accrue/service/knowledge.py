@@ -12,6 +12,7 @@ from accrue.errors import AccrueError
 from accrue.learn.choice import Choice
 from accrue.learn.cosine import Cosine
 from accrue.learn.leave_one_out import leave_half_out
+from accrue.service import heap
 from accrue.service.box import Box, Learned
 from accrue.service.settings import Settings
 
@@ -51,6 +52,7 @@ class Knowledge:
         self._chosen: Learned | None = None
         self._choose_again, self._rest_until = False, 0.0
         self.current = self._first()
+        heap.trim()
         self._thread = threading.Thread(target=self._run, name="knowledge", daemon=True)
         self._thread.start()
 
@@ -122,6 +124,7 @@ class Knowledge:
             self._chosen = prepared(evidence)
         except AccrueError as error:
             self._remark(f"no head could be chosen: {error.message}")
+        heap.trim()
         self._rest_until = time.monotonic() + REST * (time.monotonic() - started)
 
     @contextmanager

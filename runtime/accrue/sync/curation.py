@@ -91,13 +91,19 @@ def propose(workspace: Workspace, scope: Scope) -> list[Proposal]:
     return workspace.proposals(scope, "open")
 
 
-def proposed_difference(workspace: Workspace, proposal: Proposal) -> Difference:
-    """What approving one proposal would change."""
-    base = basis(workspace, proposal.scope)
-    return difference(
-        summarise(base.listed.values(), proposal.scope),
-        summarise({**base.listed, **_content_of(workspace, proposal)}.values(), proposal.scope),
-    )
+def proposed_differences(
+    workspace: Workspace, proposals: Sequence[Proposal]
+) -> dict[int, Difference]:
+    """What approving each proposal, by itself, would change; by its id."""
+    found: dict[int, Difference] = {}
+    for scope in dict.fromkeys(one.scope for one in proposals):
+        base = basis(workspace, scope)
+        before = summarise(base.listed.values(), scope)
+        for one in proposals:
+            if one.scope == scope:
+                after = {**base.listed, **_content_of(workspace, one)}
+                found[one.id] = difference(before, summarise(after.values(), scope))
+    return found
 
 
 def publish(

@@ -24,7 +24,9 @@ from accrue.vision.views import make_views
 Embeddings = NDArray[np.float32]
 
 CPU_PROVIDER = "CPUExecutionProvider"
-BATCH = 8  # images; more gains little on a CPU and takes memory
+BATCH = 8  # images
+# On a CPU more gains nothing and takes memory: docs/experiments.md, "Images at once".
+CPU_BATCH = 2
 MIN_COSINE = 0.999  # of every golden image to its reference
 _FATAL = 4  # severity in ONNX Runtime's log
 _LENGTH_TOLERANCE = 1e-2  # of the unit norm; fp16 engines stay within 1e-3
@@ -180,14 +182,15 @@ class OnnxEncoder(BundleEncoder):
                     found=available,
                     expected=name,
                 )
-        super().__init__(bundle)
+        on_gpu = names[0] != CPU_PROVIDER
+        super().__init__(bundle, batch=BATCH if on_gpu else CPU_BATCH)
         self._failures = _failures(ort)
         options = ort.SessionOptions()
+        options.enable_mem_pattern = False  # it holds the memory of each batch size that it saw
         options.intra_op_num_threads = threads or _cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
         content = bundle.read(ENCODER)
-        on_gpu = names[0] != CPU_PROVIDER
         if on_gpu:
             _prepare_gpu(ort)
         try:

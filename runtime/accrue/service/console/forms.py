@@ -90,6 +90,7 @@ class Outcome:
 
 
 Handler = Callable[[Filled], Outcome]
+Form = tuple[str, str | None, Handler, str]
 
 
 def of_entry(go: str, entry: Entry) -> Outcome:
@@ -236,7 +237,7 @@ def pair(form: Filled) -> Outcome:
     return Outcome("/", token=admitted.token)
 
 
-FORMS: Sequence[tuple[str, str | None, Handler, str]] = (
+FORMS: Sequence[Form] = (
     # path, role, handler, and the page (or its part) to go back to when it fails
     ("/teach", OPERATOR, teach, "/teach"),
     ("/classes/{id}/rename", OPERATOR, rename, "/classes/{id}"),
@@ -257,10 +258,10 @@ FORMS: Sequence[tuple[str, str | None, Handler, str]] = (
 )
 
 
-def form_routes(pages: Pages, access: Access) -> list[BaseRoute]:
+def form_routes(pages: Pages, access: Access, forms: Sequence[Form] = FORMS) -> list[BaseRoute]:
     routes: list[BaseRoute] = [
         Route(path, _endpoint(pages, access, role, handler, back), methods=["POST"])
-        for path, role, handler, back in FORMS
+        for path, role, handler, back in forms
     ]
     return [*routes, Route("/look", _look(pages), methods=["POST"])]
 
@@ -309,10 +310,12 @@ def _once(pages: Pages, handler: Handler, form: Filled, key: str) -> Outcome:
     who, key = form.grant.id, f"form {handler.__name__} {key}"
     if known := pages.replies.get(who, key):
         then = json.loads(known.body)
-        return Outcome(then["go"], Said(then["text"], then["entry"]))
+        said = Said(then["text"], then["entry"], undo_at=then["undo_at"])
+        return Outcome(then["go"], said)
     outcome = handler(form)
     said = outcome.said
-    body = json.dumps({"go": outcome.go, "text": said.text, "entry": said.entry})
+    kept = {"text": said.text, "entry": said.entry, "undo_at": said.undo_at}
+    body = json.dumps({"go": outcome.go, **kept})
     pages.replies.keep(who, key, "", 303, body.encode())
     return outcome
 

@@ -16,7 +16,8 @@ from starlette.types import Scope
 
 from accrue.errors import AccrueError, Conflict
 from accrue.service.access import OPERATOR, OWNER, VIEWER, Access
-from accrue.service.console.forms import form_routes
+from accrue.service.console import owner
+from accrue.service.console.forms import FORMS, form_routes
 from accrue.service.console.page import HERE, Pages, Said, call_of
 from accrue.service.http import verbs
 from accrue.service.http.guard import grant_of
@@ -178,6 +179,7 @@ def fleet(ask: Asked) -> Response:
         fleet=None if found is None else {**STANDING, **found},
         installed={**INSTALLED, "remarks": [], **((found or {}).get("installed") or {})},
         names=names,
+        owned=owner.owned(call_of(ask.request, ask.device, ask.access)),
         cli=["accrue fleet status", "accrue fleet join CODE", "accrue set diff FILE"],
     )
 
@@ -223,6 +225,8 @@ SCREENS: tuple[tuple[str, str | None, Screen], ...] = (
     ("/unknown", VIEWER, unknown),
     ("/history", VIEWER, history),
     ("/fleet", VIEWER, fleet),
+    ("/fleet/owner", OWNER, owner.home),
+    ("/fleet/owner/diff", OWNER, owner.difference),
     ("/device", VIEWER, device),
     ("/pair", None, pair),
 )
@@ -246,7 +250,7 @@ def console_routes(device: Device, access: Access) -> list[BaseRoute]:
         for path, role, screen in SCREENS
     ]
     files = Mount("/console", _Files(directory=HERE / "static"), name="console")
-    return [*screens, *form_routes(pages, access), files]
+    return [*screens, *form_routes(pages, access, [*FORMS, *owner.FORMS]), files]
 
 
 def _endpoint(
@@ -260,7 +264,8 @@ def _endpoint(
             require(role, ask.grant)
             return await to_thread.run_sync(screen, ask)
         except AccrueError as error:
-            back = "/classes" if request.url.path.startswith("/classes/") else "/"
+            path = request.url.path
+            back = next((one for one in ("/classes", "/fleet") if path.startswith(f"{one}/")), "/")
             return pages.show(
                 request,
                 "problem",

@@ -15,6 +15,7 @@ from accrue.errors import (
     Conflict,
     FormatError,
     ImageError,
+    LinkError,
     NotFound,
     RateLimited,
     Refused,
@@ -64,6 +65,7 @@ STATUS: tuple[tuple[type[AccrueError], int, str], ...] = (
     (RowsError, 400, "Bad request"),
     (StoreBusy, 503, "Busy"),
     (SourceError, 503, "No picture"),
+    (LinkError, 502, "The broker did not take part"),
     (StoreFull, 507, "The disk is full"),
 )
 

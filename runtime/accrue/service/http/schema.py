@@ -32,8 +32,8 @@ def plain(value: Any) -> Any:
 
 
 def in_json(name: str) -> str:
-    """What a field is called in JSON: `class` is no name in Python."""
-    return "class" if name == "class_name" else name
+    """What a field is called in JSON: `class` and `from` are no names in Python."""
+    return {"class_name": "class", "from_": "from"}.get(name, name)
 
 
 def read(cls: type[T], value: Any, where: str = "the body") -> T:

@@ -155,7 +155,8 @@ for (const form of document.querySelectorAll("form[data-keep]")) {
     const body = new URLSearchParams(data).toString();
     for (const one of form.querySelectorAll("button")) one.disabled = true;
     try {
-      const answer = await queue.send("POST", form.getAttribute("action"), { form: body, key: data.get("key") });
+      const action = event.submitter?.getAttribute("formaction") || form.getAttribute("action");
+      const answer = await queue.send("POST", action, { form: body, key: data.get("key") });
       if (answer === null) {
         toast(t("queue.kept"));
         for (const one of form.querySelectorAll("button")) one.disabled = false;
