@@ -48,6 +48,7 @@ from accrue.vision.sources import Frame
 
 LOCK_NAME = "run.lock"
 LEFTOVERS = (".clip-", ".evaluate-", ".restore-", ".backup-")  # temporary names in the folder
+ENROLMENT = "enrolment"  # the name of the credential; docs/fleet.md
 MOST_SESSIONS = 4  # teach sessions that are open at once
 REMEMBERED_SESSIONS = 20
 VOTES_TOLD_EVERY_S = 0.25  # of an answer whose label stays; the ring of events is not for votes
@@ -383,6 +384,21 @@ class Device:
     def fleet(self) -> dict[str, Any] | None:
         """How the device stands in its fleet (`accrue fleet status`); None where it is in none."""
         return None if self._member is None else self._member.view()
+
+    def enrol(self, file: Path) -> None:
+        """Joins the fleet that this device was prepared for; as `Fleet.enrol`, but raises nothing:
+        a device that cannot join serves all the same, and says why not."""
+        try:
+            from accrue.service.fleet import Fleet
+
+            with self.writing(ENROLMENT) as box:
+                joined = Fleet(box).enrol(file)
+        except (AccrueError, ImportError) as error:  # the packages of the extra `sync`
+            log.error("%s was not taken up: %s", file, error)
+            self.events.publish(FLEET, message=f"not joined: {error}")
+            return
+        if joined is not None:
+            self._fleet_told(f"joined fleet {joined.fleet} as {joined.name}")
 
     def _renewed(self) -> None:
         serving = self.box.serving
