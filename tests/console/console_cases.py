@@ -73,9 +73,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(state: Path, cameras: list[str]) -> Iterator[Served]:
-    """Runs a device and its server until left."""
-    with Device(Settings(state=state, thumbnails=160, threads=2), cameras=cameras) as device:
+def served(state: Path, cameras: list[str], **more: Any) -> Iterator[Served]:
+    """Runs a device and its server until left; `more`: settings."""
+    settings = Settings(state=state, thumbnails=160, threads=2, **more)
+    with Device(settings, cameras=cameras) as device:
         access = Access(state)
         app = create_app(device, access=access, more=console_routes(device, access))
         port = free_port()
