@@ -169,6 +169,28 @@ def test_the_second_of_two_owners_is_told_and_nothing_is_published_unseen(
     second.picture("desk-owner", full=True)
 
 
+def test_a_stolen_device_is_cut_off_forgotten_and_taken_back(
+    world: World, desk: Served, open_screen: Callable[..., Screen], pair: Callable[..., None]
+) -> None:
+    screen = open_screen(desk, **PHONE)
+    pair(screen, "Olga")
+    ask(screen)
+    dock = "ul.cards li:has(h3:has-text('dock-1'))"
+    screen.see(f"{dock} summary").tap()
+    press(screen, f"{dock} button[formaction$=revoke]")
+    screen.see(f"{dock} .pill:has-text('cut off')")
+    assert "does not accept user" in world.device("dock-1", "fleet", "sync", code=1).err
+    screen.see(f"{dock} summary").tap()
+    press(screen, f"{dock} form[action$=forget] button")
+    screen.see(f"{dock} .pill:has-text('forgotten')")
+    world.sync("dock-2")
+    assert world.classes("dock-2") == {}
+    press(screen, f"{DONE} button")
+    screen.see(f"{dock} .pill:has-text('cut off')")
+    world.sync("dock-2")
+    assert set(world.classes("dock-2")) == set(KNOWN)
+
+
 def test_without_javascript_and_without_the_broker(
     world: World, desk: Served, open_screen: Callable[..., Screen]
 ) -> None:

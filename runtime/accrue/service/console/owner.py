@@ -225,6 +225,18 @@ def rollback(form: Filled) -> Outcome:
     return _taken(api.rollback(_matched(form), body))
 
 
+def revoke(form: Filled) -> Outcome:
+    return _taken(api.revoke_device(form.call, api.Revoke(form.text("device"))))
+
+
+def rotate(form: Filled) -> Outcome:
+    return _taken(api.rotate_keys(form.call, api.Rotate(form.text("device"))).steps[0])
+
+
+def forget(form: Filled) -> Outcome:
+    return _taken(api.forget_device(form.call, api.Forget(form.text("device"))).steps[0])
+
+
 def undo(form: Filled) -> Outcome:
     (step,) = form.numbers("entry")
     return _taken(api.owner_undo(form.call, api.StepBack(step)))
@@ -240,5 +252,17 @@ def _taken(step: StepTaken) -> Outcome:
 
 FORMS: Sequence[Form] = tuple(
     (f"{HOME}/{handler.__name__}", OWNER, handler, HOME)
-    for handler in (propose, approve, deny, policy, publish, canary, rollback, undo)
+    for handler in (
+        propose,
+        approve,
+        deny,
+        policy,
+        publish,
+        canary,
+        rollback,
+        revoke,
+        rotate,
+        forget,
+        undo,
+    )
 )
