@@ -115,7 +115,12 @@ class Screen:
 
     def picture(self, name: str, *, full: bool = False) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
+        still = "(how) => document.querySelector('.bar')?.style.setProperty('position', how)"
+        if full:  # the bar would lie over the middle of the page
+            self.page.evaluate(still, "static")
         self.page.screenshot(path=PICTURES / f"{name}.png", full_page=full)
+        if full:
+            self.page.evaluate(still, "")
 
     def see(self, selector: str, *, timeout: int = WAIT_MS) -> Any:
         found = self.page.locator(selector).first

@@ -62,6 +62,14 @@ def press(screen: Screen, selector: str) -> None:
         screen.see(selector).tap()
 
 
+def look_at(screen: Screen, selector: str, name: str) -> None:
+    """A picture of the screen with this at its top."""
+    screen.see(selector).evaluate(
+        "(e) => scrollTo(0, e.getBoundingClientRect().top + scrollY - 16)"
+    )
+    screen.picture(name)
+
+
 def ask(screen: Screen) -> None:
     press(screen, "form[action$=propose] button")
     screen.see(DONE)
@@ -90,6 +98,7 @@ def test_an_owner_decides_with_a_thumb(
     ask(screen)
     assert page.locator("li.card form [name=proposals]").count() == 4
     screen.picture("phone-owner-proposals", full=True)
+    look_at(screen, "h3:has-text('To decide')", "phone-owner")
     bevel = "li.card:has(h4:has-text('bevel gear'))"
     screen.see("li.card:has(h4:has-text('bolt M8')) .pill:has-text('looks like hex bolt')")
     screen.page.fill(f"{bevel} [name=remark]", "good light")
@@ -107,7 +116,7 @@ def test_an_owner_decides_with_a_thumb(
     page.locator("[name=percent]").select_option("50")
     press(screen, "button[formaction$=canary]")
     screen.see(".pill:has-text('Version 2 is on trial with 50 %')")
-    screen.picture("phone-owner-trial", full=True)
+    look_at(screen, "h2:has-text('Class set')", "phone-owner-trial")
     press(screen, "form[action$=publish] button.primary")
     screen.see("strong:has-text('Version 2 is in force')")
     world.sync("dock-1", "dock-2")
@@ -115,13 +124,15 @@ def test_an_owner_decides_with_a_thumb(
     assert set(world.classes("dock-2")) == {*KNOWN, "bevel gear", "bolt M8"}, "and its own draft"
 
     press(screen, "a[href^='/fleet/owner/diff']")
+    screen.see("table.diff th:has-text('bolt M8')")  # from what is in force to what is taught
+    screen.see("h2:has-text('May be confused') + ul li:has-text('looks like')")
+    look_at(screen, "table.diff", "phone-owner-diff")
     page.locator("#from").select_option("1")
     page.locator("#to").select_option("2")
     press(screen, "form[action$=diff] button")
     screen.see("table.diff th:has-text('bevel gear')")
     now = screen.see("svg.bars .now.added").bounding_box()
     assert now["width"] > 100, "the picture has a bar for the new class"
-    screen.picture("phone-owner-diff", full=True)
 
     screen.go("/fleet/owner")
     screen.see("summary:has-text('Roll back')").tap()

@@ -288,7 +288,11 @@ def propose(call: Call) -> Job:
     events = call.device.events
 
     def work(step: Step) -> dict[str, Any]:
-        found = owner.with_progress(step).gather()
+        try:
+            found = owner.with_progress(step).gather()
+        except AccrueError as error:
+            events.publish(FLEET, message=f"the devices were not asked: {error.message}")
+            raise
         count = len(found.proposals)
         events.publish(FLEET, message=f"the owner has {count} proposals to look at")
         return {"proposals": count, "refused": found.refused, "missing": found.missing}
