@@ -96,6 +96,9 @@ class Device:
         packages: of `PACKAGES`, in the order of the search path, hidden ones after what hides them.
         providers: of ONNX Runtime.
         memory_total_bytes, memory_available_bytes: of the system, which a Jetson's GPU shares.
+        compatible: entries of the device tree, most telling first; () where there is none.
+        tnspec: what a Jetson was flashed as; "" where it is not told.
+        os: as "ubuntu-22.04". glibc: as "2.35". "" where it is not told.
     """
 
     machine: str
@@ -110,6 +113,10 @@ class Device:
     providers: tuple[str, ...] = ()
     memory_total_bytes: int = 0
     memory_available_bytes: int = 0
+    compatible: tuple[str, ...] = ()
+    tnspec: str = ""
+    os: str = ""
+    glibc: str = ""
 
     def package(self, name: str) -> Package | None:
         """The one that Python imports."""
@@ -146,10 +153,9 @@ class Device:
         values = dict(document)
         gpu = values.pop("gpu", None)
         packages = tuple(Package(**p) for p in values.pop("packages", ()))
-        providers = tuple(values.pop("providers", ()))
-        return cls(
-            gpu=Gpu(**gpu) if gpu else None, packages=packages, providers=providers, **values
-        )
+        for name in ("providers", "compatible"):
+            values[name] = tuple(values.get(name, ()))
+        return cls(gpu=Gpu(**gpu) if gpu else None, packages=packages, **values)
 
 
 def major_minor(version: str) -> tuple[int, int]:
@@ -194,6 +200,10 @@ def describe(
         providers=tuple((ask_providers or _ask_providers)()),
         memory_total_bytes=total,
         memory_available_bytes=available,
+        compatible=_compatible(root),
+        tnspec=_tnspec(root),
+        os=_os(root),
+        glibc=platform.libc_ver()[1],
     )
 
 
@@ -233,6 +243,25 @@ def _l4t(root: Path) -> str:
     return f"{found[1]}.{found[2]}" if found else ""
 
 
+def _compatible(root: Path) -> tuple[str, ...]:
+    text = _text(root / "proc/device-tree/compatible")
+    return tuple(entry for entry in text.strip().split("\0") if entry)
+
+
+def _tnspec(root: Path) -> str:
+    """ "TNSPEC 3767-300-0005-R.1-1-1-jetson-orin-nano-devkit-" without its first word."""
+    text = _text(root / "etc/nv_boot_control.conf")
+    found = re.search(r"^TNSPEC\s+(\S+)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _os(root: Path) -> str:
+    found = dict(
+        re.findall(r'^(ID|VERSION_ID)="?([^"\n]*)"?$', _text(root / "etc/os-release"), re.MULTILINE)
+    )
+    return "-".join(found[key] for key in ("ID", "VERSION_ID") if found.get(key))
+
+
 def _jetpack(l4t: str) -> str:
     numbers = tuple(int(part) for part in l4t.split(".")) if l4t else ()
     return next((name for prefix, name in _JETPACKS if numbers[: len(prefix)] == prefix), "")
@@ -264,7 +293,7 @@ def _cuda(root: Path) -> str:
 
 def _of_tree(root: Path) -> Gpu | None:
     """The GPU of a Jetson, by its chip, where CUDA cannot be asked."""
-    for entry in _text(root / "proc/device-tree/compatible").split("\0"):
+    for entry in _compatible(root):
         if entry in _CHIPS:
             return Gpu(entry.removeprefix("nvidia,"), _CHIPS[entry])
     return None

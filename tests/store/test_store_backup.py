@@ -11,13 +11,15 @@ import pytest
 
 from accrue.errors import (
     AccrueError,
+    Conflict,
     FormatError,
     FutureVersion,
     NotFound,
     StoreBusy,
     StoreFull,
+    UsageError,
 )
-from accrue.store import FileSteps, Store, backup, read_info, restore
+from accrue.store import FileSteps, Store, backup, backup_into, read_info, restore
 
 SPACE = "5" * 64
 DAY = 86_400.0
@@ -240,3 +242,64 @@ def test_a_backup_is_taken_while_another_process_writes(state, tmp_path, teach):
         with writer.atomic():
             teach(writer, "nut")
             assert backup(reader, tmp_path / "b").classes == 1
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def test_a_folder_of_backups_keeps_the_newest_however_the_clock_stands(state, tmp_path, teach):
+    """A device without a network may start in 1970 again; files of others are left alone."""
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    (folder / "mine.backup").write_bytes(b"mine")
+    with Store.open(state, space_id=SPACE, dim=4) as store:
+        for at in (2 * DAY, 3 * DAY, 0.0):
+            teach(store, f"class at {at}")
+            done = backup_into(store, folder, keep=2, clock=lambda at=at: at)
+    assert [path.name for path in done.removed] == ["accrue-000001-19700103T000000Z.backup"]
+    assert names(folder) == [
+        "accrue-000002-19700104T000000Z.backup",
+        "accrue-000003-19700101T000000Z.backup",
+        "mine.backup",
+    ]
+    assert read_info(done.path).classes == 3
+    restore(done.path, tmp_path / "other")
+    assert facts(tmp_path / "other") == facts(state)
+
+
+def test_a_full_disk_removes_no_backup_of_before(state, tmp_path, teach):
+    folder = tmp_path / "backups"
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Store.open(state, space_id=SPACE, dim=4) as store:
+        teach(store, "bolt")
+        first = backup_into(store, folder, keep=1).path
+        with pytest.raises(StoreFull):
+            backup_into(store, folder, keep=1, steps=FileSteps(fsync=full))
+        assert names(folder) == [first.name]
+        assert read_info(first).classes == 1
+        (folder / ".accrue-backup-left").mkdir()
+        (folder / ".accrue-backup-left" / "database").write_bytes(b"half")
+        (folder / ".accrue-000002.0.tmp").write_bytes(b"half")
+        second = backup_into(store, folder, keep=1)  # what a power cut left goes, too
+        assert names(folder) == [second.path.name]
+        assert second.removed == (first,)
+
+
+def test_two_do_not_back_up_into_one_folder_at_once(state, tmp_path, teach):
+    import fcntl
+
+    folder = tmp_path / "backups"
+    with Store.open(state, space_id=SPACE, dim=4) as store:
+        teach(store, "bolt")
+        backup_into(store, folder, keep=3)
+        with (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(Conflict, match="another backup is being written into"):
+                backup_into(store, folder, keep=3)
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(UsageError, match="is a file; expected a folder"):
+            backup_into(store, tmp_path / "file", keep=3)

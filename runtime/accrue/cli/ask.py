@@ -49,7 +49,7 @@ def predict(
     answers: list[dict[str, Any]] = []
     failed = False
     with open_box(context, head=head, reject=reject) as box, progress() as update:
-        images, total = _images(sources, frames)
+        images, total = _images(sources, frames, box.settings.board)
         for done, answer in enumerate(box.predict(images), 1):
             if total:
                 update("looking", done, total)
@@ -68,7 +68,9 @@ def predict(
         raise typer.Exit(1)
 
 
-def _images(sources: list[str], frames: int | None) -> tuple[Iterator[tuple[str, Any]], int]:
+def _images(
+    sources: list[str], frames: int | None, board: str
+) -> tuple[Iterator[tuple[str, Any]], int]:
     """(source, image or path) of everything named, and how many, 0 where that is not known."""
     from accrue.vision.sources import image_paths, is_stream, open_source
 
@@ -80,7 +82,7 @@ def _images(sources: list[str], frames: int | None) -> tuple[Iterator[tuple[str,
             if source in paths:
                 yield from ((str(path), path) for path in paths[source])
                 continue
-            with open_source(source) as opened:
+            with open_source(source, board=board) as opened:
                 for frame in itertools.islice(opened, frames):
                     yield frame.name, frame.image
 
@@ -123,7 +125,7 @@ def why(
     told: list[dict[str, Any]] = []
     failed = False
     with open_box(context, head=head, reject=reject) as box:
-        paths, _ = _images(images, None)
+        paths, _ = _images(images, None, box.settings.board)
         for answer in box.why(paths, most=most):
             failed |= answer.prediction.error is not None
             if as_json:

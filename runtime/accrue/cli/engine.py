@@ -46,6 +46,12 @@ def build(
     workspace: Annotated[
         int, typer.Option(min=1, max=65536, metavar="MIB", help="Most scratch memory of a layer.")
     ] = 1024,
+    if_needed: Annotated[
+        bool,
+        typer.Option(
+            "--if-needed", help="Only where one would serve and none does; then clean, too."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build an engine on this device, check it against the golden images, and let it serve."""
@@ -55,15 +61,23 @@ def build(
     _one_of("--precision", precision, ("fp16", "fp32"))
     profile = _profile(batch)
     engines = _engines(context)
+    chosen: dict[str, Any] = {
+        "profile": profile,
+        "workspace_mib": workspace,
+        "precision": precision,
+    }
+    if if_needed:
+        flavour, why = engines.needed(flavour=flavour, **chosen)
+        if not flavour:
+            if as_json:
+                emit({"engine": None, "path": None, "unchecked": "", "reason": why})
+            else:
+                say(f"nothing to build: {why}")
+            return
     with progress() as show, _until_interrupted() as cancelled:
-        built = engines.build(
-            flavour=flavour,
-            profile=profile,
-            workspace_mib=workspace,
-            precision=precision,
-            step=show,
-            cancelled=cancelled,
-        )
+        built = engines.build(flavour=flavour, step=show, cancelled=cancelled, **chosen)
+    if if_needed:
+        engines.clean()
     if as_json:
         about = summary(built.engine)
         emit({"engine": about, "path": built.path, "unchecked": built.unchecked})

@@ -11,6 +11,7 @@ import typer
 from accrue.cli.classes import Json
 from accrue.cli.output import count, emit, note, say, table, when
 from accrue.cli.session import open_box
+from accrue.errors import UsageError
 
 
 def history(
@@ -65,23 +66,49 @@ def undo(
 def backup(
     context: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="File to write; an existing one is replaced.")
-    ],
+        Path | None,
+        typer.Argument(metavar="FILE", help="File to write; an existing one is replaced."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write one more into this folder; instead of FILE."),
+    ] = None,
+    keep: Annotated[
+        int, typer.Option(min=1, max=10_000, help="With --folder: as many, without the oldest.")
+    ] = 14,
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails/--no-thumbnails", help="Include kept thumbnails.")
     ] = True,
     as_json: Json = False,
 ) -> None:
     """Write everything that was learned, and the journal, to one checksummed file."""
+    if (file is None) == (folder is None):
+        raise UsageError(
+            "expected a file, or a folder", hint="accrue backup FILE, or accrue backup --folder DIR"
+        )
     with open_box(context) as box:
-        info = box.backup(file, thumbnails=thumbnails)
-        if as_json:
-            emit({"file": str(file), **asdict(info)})
+        removed: tuple[Path, ...] = ()
+        if folder is not None:
+            if box.reading() is None:  # a timer does not fail on a device that is new
+                if as_json:
+                    emit({"file": None, "removed": []})
+                else:
+                    say("nothing to back up: nothing was taught yet")
+                return
+            rotated = box.backup_into(folder, keep=keep, thumbnails=thumbnails)
+            file, info, removed = rotated.path, rotated.info, rotated.removed
         else:
-            say(
-                f"wrote {file}: {count(info.classes, 'class', 'classes')}, "
-                f"{count(info.shots, 'shot')}, {count(info.entries, 'entry', 'entries')}"
-            )
+            assert file is not None
+            info = box.backup(file, thumbnails=thumbnails)
+        if as_json:
+            emit({"file": file, "removed": [str(one) for one in removed], **asdict(info)})
+            return
+        say(
+            f"wrote {file}: {count(info.classes, 'class', 'classes')}, "
+            f"{count(info.shots, 'shot')}, {count(info.entries, 'entry', 'entries')}"
+        )
+        for one in removed:
+            note(f"removed {one}")
 
 
 def restore(

@@ -51,10 +51,12 @@ from accrue.store import (
     Purged,
     Refusal,
     Restored,
+    Rotated,
     Shot,
     Store,
     Teaching,
     backup,
+    backup_into,
     clean_name,
     clean_prompt,
     read_info,
@@ -279,6 +281,7 @@ class Box:
         """`remark` is told, in a line, of what is not as it was expected but goes on."""
         self.settings = settings
         self._remark = remark
+        self._encoders: list[Serving] = []  # none yet, or the one that serves; shared with others
         self._store: Store | None = None
         self._learned: tuple[tuple[int, int], Learned] | None = None
         self.sharing: Callable[[Learned], Learned] | None = None  # asked with what was just read
@@ -286,7 +289,8 @@ class Box:
     def beside(self) -> Box:
         """Another box of the same state for another thread; the two share one encoder."""
         other = Box(self.settings, remark=self._remark)
-        other.__dict__.update(bundle=self.bundle, serving=self.serving)
+        _ = self.serving
+        other.__dict__.update(bundle=self.bundle, _encoders=self._encoders)
         return other
 
     def close(self) -> None:
@@ -307,9 +311,29 @@ class Box:
     def bundle(self) -> Bundle:
         return Bundle.open(self.settings.bundle or default_bundle_path())
 
-    @cached_property
+    @property
     def serving(self) -> Serving:
         """The encoder that serves here, and why no better one; its remark goes to `remark`."""
+        if not self._encoders:
+            self._encoders.append(self._serve())
+        return self._encoders[0]
+
+    def serve_anew(self) -> bool:
+        """Looks again for the best encoder, as after an engine was built.
+
+        What is better serves from the next photo on, in the boxes beside this one, too; what is
+        under way ends with the one before. Returns whether another one serves now.
+
+        Raises:
+            AccrueError: none opens; the one before goes on.
+        """
+        found, before = self._serve(), self.serving
+        if (found.candidate, found.engine) == (before.candidate, before.engine):
+            return False
+        self._encoders[0] = found
+        return True
+
+    def _serve(self) -> Serving:
         settings = self.settings
         # On the CPU nothing has to be known of the device, which takes a while to ask.
         device = describe() if settings.encoder != ONNX_CPU else Device("", "")
@@ -827,6 +851,10 @@ class Box:
 
     def backup(self, file: Path, *, thumbnails: bool = True) -> BackupInfo:
         return backup(self._taught(), file, thumbnails=thumbnails)
+
+    def backup_into(self, folder: Path, *, keep: int, thumbnails: bool = True) -> Rotated:
+        """One more backup in a folder, and the oldest beyond `keep` removed."""
+        return backup_into(self._taught(), folder, keep=keep, thumbnails=thumbnails)
 
     def restore(self, file: Path, *, replace: bool = False) -> Restored:
         """Puts a backup in place. Raises Conflict where classes are there and not `replace`."""

@@ -167,7 +167,7 @@ class Burst:
             as `open_source` and `__next__` of the source; what was read before stays.
         """
         taken = 0
-        with open_source(source) as frames:
+        with open_source(source, board=self._settings.board) as frames:
             fps = getattr(frames, "fps", 0.0)
             started = time.monotonic()
             step = max(1, round(fps / CLIP_FPS))

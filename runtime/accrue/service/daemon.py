@@ -18,15 +18,27 @@ from accrue import __version__
 from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.box import Box, Learned, Prediction, Receipt
 from accrue.service.burst import Burst
-from accrue.service.events import ANSWER, CAMERA, CLASSES, FLEET, JOB, TEACH, UNKNOWN, Events
+from accrue.service.events import (
+    ANSWER,
+    CAMERA,
+    CLASSES,
+    ENCODER,
+    FLEET,
+    JOB,
+    TEACH,
+    UNKNOWN,
+    Events,
+)
 from accrue.service.jobs import Job, Jobs
 from accrue.service.knowledge import same
 from accrue.service.member import Member
+from accrue.service.renewal import Renewal
 from accrue.service.settings import Settings
 from accrue.service.teaching import OPEN, RECORDING, TeachSession
 from accrue.service.unknown import FILE_NAME as UNKNOWN_FILE
 from accrue.service.watch import Sighting, Watch
 from accrue.store import Restored
+from accrue.vision.engines import EngineFolder
 from accrue.vision.live import Live, Status
 from accrue.vision.sources import Frame
 
@@ -132,6 +144,7 @@ class Device:
         self._reader: Box | None = None
         self._watch: Watch | None = None
         self._member: Member | None = None
+        self._renewal: Renewal | None = None
         self._adopted: Learned | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -155,15 +168,18 @@ class Device:
             AccrueError: what the encoder or the state raise; nothing is left running then.
         """
         self._take_lock()
+        engines = EngineFolder(self.settings.engines_folder).stamp
         try:
             self._reader = self.box.beside()
             self.box.require_same_space()
-            extra = {} if self._opened is None else {"opened": self._opened}
-            self._watch = Watch(self.box.beside(), self.sources, remark=self._remark, **extra)
+            self._watch = Watch(
+                self.box.beside(), self.sources, remark=self._remark, opened=self._opened
+            )
             self._reader.sharing = self.box.sharing = self._watch.knowledge.share
             self._head = self._newest_entry(self._reader)
             self._unknown = self._unknown_stamp()
             self._member = Member(self.box.beside, self._fleet_told)
+            self._renewal = Renewal(self.box.beside(), self.jobs, engines, self._renewed)
         except BaseException:
             self.stop()
             raise
@@ -177,6 +193,9 @@ class Device:
             if session.state in OPEN:
                 session.cancel()
         self.jobs.close()
+        if self._renewal is not None:
+            self._renewal.close()
+            self._renewal = None
         if self._member is not None:
             self._member.close()
             self._member = None
@@ -349,6 +368,10 @@ class Device:
     def fleet(self) -> dict[str, Any] | None:
         """How the device stands in its fleet (`accrue fleet status`); None where it is in none."""
         return None if self._member is None else self._member.view()
+
+    def _renewed(self) -> None:
+        serving = self.box.serving
+        self.events.publish(ENCODER, serves=serving.candidate, engine=serving.engine)
 
     def _fleet_told(self, text: str) -> None:
         log.info("fleet: %s", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from accrue.bundle import ENCODER, Bundle, default_bundle_path
 from accrue.device import Device, describe
-from accrue.errors import BundleError, EngineError, NotFound, UsageError
+from accrue.errors import BundleError, EngineError, NotFound, StoreFull, UsageError
 from accrue.service.settings import Settings
 from accrue.vision.encode import golden_check
 from accrue.vision.engines import (
@@ -21,6 +22,7 @@ from accrue.vision.engines import (
     Profile,
     build,
     cannot_build,
+    choose,
     load_module,
     mismatch,
     open_engine,
@@ -31,6 +33,8 @@ from accrue.vision.engines.trt import Step, flags_of
 WORKSPACE_MIB = 1024
 # Memory of a build beside its workspace; docs/engines.md, "Memory", says what was measured.
 BUILD_ONNX_SIZES, BUILD_MIB = 4, 256
+# Of the disk; docs/engines.md, "Memory": engines are about as large as their ONNX file.
+ROOM_ONNX_SIZES, ROOM_BYTES = 2, 64 << 20
 FP16, FP32 = "fp16", "fp32"
 
 
@@ -97,8 +101,14 @@ class Engines:
         trt = load_module(flavour)
         file = self.file(precision)
         manifest = self.bundle.manifest
-        with self.folder.lock():
+        self._require_room(manifest.files[file].bytes)
+        with self.folder.lock() as tell:
             started = time.monotonic()
+
+            def told(what: str, done: int, total: int) -> None:
+                tell(what, done, total)
+                step(what, done, total)
+
             plan = build(
                 trt,
                 self.bundle.read(file),
@@ -106,17 +116,11 @@ class Engines:
                 manifest.dim,
                 profile=profile,
                 workspace_mib=workspace_mib,
-                step=step,
+                step=told,
                 cancelled=cancelled,
             )
-            key = EngineKey.of(
-                self.device,
-                manifest.files[file].sha256,
-                flavour,
-                self.device.version_of(flavour) or trt.__version__,
-                profile,
-                flags_of(workspace_mib),
-            )
+            version = self.device.version_of(flavour) or trt.__version__
+            key = self._key(file, flavour, version, profile, workspace_mib)
             engine = self.folder.write(
                 plan,
                 key,
@@ -127,12 +131,87 @@ class Engines:
             )
             try:
                 engine = self._check(engine)
-            except BundleError:
+            except BundleError as error:
                 self.folder.remove(engine)
+                self.folder.refuse(key, error.message)
                 raise
             except EngineError as error:  # it cannot be loaded here, as without a driver
                 return Built(engine, self.folder.plan_path(engine), error.message)
         return Built(engine, self.folder.plan_path(engine))
+
+    def needed(
+        self,
+        *,
+        flavour: str | None = None,
+        profile: Profile | None = None,
+        workspace_mib: int = WORKSPACE_MIB,
+        precision: str | None = None,
+    ) -> tuple[str, str]:
+        """What a device has to build by itself at its start: an engine where one would serve and
+        none does.
+
+        One that is there and was not checked yet is checked instead. What failed the golden check
+        is not built again, till something of its key changes.
+
+        Args:
+            As of `build`.
+
+        Returns:
+            The flavour to build and "", or "" and in a line why none.
+
+        Raises:
+            BundleError: an engine that was there failed the golden check.
+        """
+        selection, fitting = choose(self.bundle, self.device, self.folder, self.settings.encoder)
+        reasons = []
+        for one in FLAVOURS if flavour is None else [flavour]:
+            if one in fitting:
+                return "", f"engine {fitting[one].stem} fits this device and was checked"
+            drop = selection.why_not(one)
+            if drop is not None and drop.filter != "engine":
+                reasons.append(drop.reason)
+                continue
+            if checked := self._checked_now(one):
+                return "", checked
+            version = self.device.version_of(one)
+            key = self._key(self.file(precision), one, version, profile, workspace_mib)
+            if reason := self.folder.refused(key):
+                return "", f"an engine was built here before, and did not serve: {reason}"
+            return one, ""
+        return "", "; ".join(dict.fromkeys(reasons))
+
+    def _checked_now(self, flavour: str) -> str:
+        """Checks an engine of this device that was not checked yet; says so, or ""."""
+        for engine in self.folder.engines():
+            if engine.key.flavour == flavour and not self._misfit(engine):
+                try:
+                    self._check(engine)
+                except EngineError:  # altered on the disk, or not to be loaded: to be built anew
+                    continue
+                return f"engine {engine.stem} passed the golden check and serves"
+        return ""
+
+    def _key(
+        self, file: str, flavour: str, version: str, profile: Profile | None, workspace_mib: int
+    ) -> EngineKey:
+        sha256, flags = self.bundle.manifest.files[file].sha256, flags_of(workspace_mib)
+        return EngineKey.of(self.device, sha256, flavour, version, profile or Profile(), flags)
+
+    def _require_room(self, onnx_bytes: int) -> None:
+        """Raises StoreFull rather than finding out after minutes."""
+        folder = self.folder.path
+        while not folder.exists():
+            folder = folder.parent
+        free, needed = shutil.disk_usage(folder).free, ROOM_ONNX_SIZES * onnx_bytes + ROOM_BYTES
+        if free < needed:
+            raise StoreFull(
+                f"{free / 2**20:,.0f} MiB are free at {folder}; an engine of this encoder takes up "
+                f"to {needed / 2**20:,.0f}",
+                hint="make room: accrue engine clean; or another disk: setting engines",
+                path=str(folder),
+                found=free,
+                expected=needed,
+            )
 
     def flavour(self) -> str:
         """The first that can build here. Raises EngineError with the reason of each."""

@@ -12,7 +12,8 @@ from typing import Any
 KEPT = 1000
 ANSWER, CAMERA, CLASSES, TEACH = "answer", "camera", "classes", "teach"
 UNKNOWN, JOB, FLEET, ACCESS = "unknown", "job", "fleet", "access"
-TYPES = (ANSWER, CAMERA, CLASSES, TEACH, UNKNOWN, JOB, FLEET, ACCESS)
+ENCODER = "encoder"  # another realisation of it serves
+TYPES = (ANSWER, CAMERA, CLASSES, TEACH, UNKNOWN, JOB, FLEET, ACCESS, ENCODER)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from accrue.errors import ConfigError
+from accrue.board import AUTO, Board, board_names
+from accrue.errors import ConfigError, NotFound
 from accrue.learn import (
     HEADS,
     Calibrated,
@@ -36,7 +37,6 @@ from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
 from accrue.sync.discovery import fits_prefix
 from accrue.vision.engines.selection import CANDIDATES
 
-AUTO = "auto"
 LARGEST_FILE_BYTES = 1 << 20
 DEFAULT_LISTEN = "127.0.0.1:8420"
 _YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
@@ -97,6 +97,7 @@ class Settings:
     threads: int = _key("of the encoder; 0: one for each core", 0)
     encoder: str = _key("auto, or the best realisation that may serve", AUTO)
     engines: Path | None = _key("folder of engines; unset: `engines` in the state folder", None)
+    board: str = _key("auto, the name of a board, or the path of a description", AUTO)
     actor: str = _made("who is written into the journal", default_actor)
     home_assistant: str = _key("discovery prefix of Home Assistant; empty: off", "")
     fleet_owner: Path | None = _key(
@@ -242,6 +243,18 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
         if raw not in (AUTO, *CANDIDATES):
             raise refuse(f"{AUTO}, {', '.join(CANDIDATES)}")
         return raw
+    if name == "board":
+        if not isinstance(raw, str | Path) or not str(raw):
+            raise refuse(f"{AUTO}, {', '.join(board_names())}, or a path")
+        if str(raw) == AUTO:
+            return AUTO
+        try:
+            Board.load(str(raw))
+        except NotFound as error:
+            raise ConfigError(
+                f"board is {str(raw)[:80]!r} ({origin}): {error.message}", hint=error.hint
+            ) from None
+        return str(raw)
     if name == "retain":
         if raw not in ("rows", "statistics"):
             raise refuse("rows or statistics")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from accrue.service.knowledge import Knowledge, same
 from accrue.service.unknown import Queue
 from accrue.vision.gate import NEW, UNCHANGED, Gate
 from accrue.vision.live import ENDED, Live, Status
-from accrue.vision.sources import Frame
+from accrue.vision.sources import Frame, open_source
 
 Floats32 = NDArray[np.float32]
 THUMBNAIL_PX = 160  # of a moment that is kept to be asked about
@@ -73,11 +74,11 @@ class Watch:
         sources: Sequence[str],
         *,
         remark: Callable[[str], object] = lambda _: None,
-        opened: Callable[[str, threading.Condition], Live] = lambda spec, arrived: Live(
-            spec, arrived=arrived
-        ),
+        opened: Callable[[str, threading.Condition], Live] | None = None,
     ) -> None:
         self._box = box
+        opener = partial(open_source, board=box.settings.board)
+        opened = opened or (lambda spec, arrived: Live(spec, arrived=arrived, opener=opener))
         _ = box.encoder  # fails here, not in the midst
         self.knowledge = Knowledge(box.settings, remark=remark)
         self._arrived = threading.Condition()

@@ -1,6 +1,14 @@
 """The state of a device in SQLite: classes, shots, the journal, backup and restore."""
 
-from accrue.store.backup import BackupInfo, Restored, backup, read_info, restore
+from accrue.store.backup import (
+    BackupInfo,
+    Restored,
+    Rotated,
+    backup,
+    backup_into,
+    read_info,
+    restore,
+)
 from accrue.store.files import FileSteps, write_atomically
 from accrue.store.names import (
     ACCRUE_NAMESPACE,
@@ -25,10 +33,12 @@ __all__ = [
     "Purged",
     "Refusal",
     "Restored",
+    "Rotated",
     "Shot",
     "Store",
     "Teaching",
     "backup",
+    "backup_into",
     "class_id",
     "class_key",
     "clean_name",

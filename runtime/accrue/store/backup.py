@@ -7,9 +7,12 @@ database). Every byte is covered by one of the two checksums. See docs/reference
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
 import sqlite3
 import struct
 import tempfile
@@ -42,6 +45,8 @@ HEADER_LIMIT_BYTES = 64 * 1024
 _FIXED = struct.Struct("<8sII")
 _DIGEST_BYTES = 32
 _CHUNK_BYTES = 1 << 20
+_TEMPORARY = ".accrue-backup-"
+_KEPT_NAME = re.compile(r"accrue-(\d{6,})-\d{8}T\d{6}Z\.backup")
 _FULL_HINT = "use another backup; the state was not touched"
 
 
@@ -81,6 +86,15 @@ class Restored:
     info: BackupInfo
 
 
+@dataclass(frozen=True)
+class Rotated:
+    """A backup in a folder of backups, and those that made room for it."""
+
+    path: Path
+    info: BackupInfo
+    removed: tuple[Path, ...]
+
+
 def backup(
     store: Store,
     file: Path | str,
@@ -108,7 +122,7 @@ def backup(
             )
     with (
         translated(file),
-        tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".accrue-backup-") as folder,
+        tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=_TEMPORARY) as folder,
     ):
         database, payload = Path(folder, "database"), Path(folder, "payload")
         with closing(sqlite3.connect(database, isolation_level=None)) as copy:
@@ -149,6 +163,50 @@ def backup(
         with payload.open("rb") as source:
             write_atomically(file, _pieces(info, source), steps=steps)
     return info
+
+
+def backup_into(
+    store: Store,
+    folder: Path | str,
+    *,
+    keep: int,
+    thumbnails: bool = True,
+    clock: Callable[[], float] = time.time,
+    steps: FileSteps = STEPS,
+) -> Rotated:
+    """Writes one more backup into a folder, then removes the oldest beyond `keep`.
+
+    They are counted, because the clock of a device without a network may stand anywhere. Files of
+    other names are left alone. Nothing is removed before the new one is whole on the disk.
+
+    Raises:
+        Conflict: another process does this. UsageError: not a folder.
+        StoreFull, StoreReadOnly, StoreError: those of before are as they were.
+    """
+    folder = Path(folder)
+    with translated(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file; expected a folder", path=str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+    with translated(folder), (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"another backup is being written into {folder}", hint="wait until it is done"
+            ) from None
+        for left in [*folder.glob(f"{_TEMPORARY}*"), *folder.glob(".*.tmp")]:  # of a power cut
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        before = sorted((int(found[1]), path) for path in folder.iterdir()
+                        if (found := _KEPT_NAME.fullmatch(path.name)))  # fmt: skip
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(clock()))
+        file = folder / f"accrue-{(before[-1][0] if before else 0) + 1:06}-{stamp}.backup"
+        info = backup(store, file, thumbnails=thumbnails, clock=clock, steps=steps)
+        read_info(file)
+        removed = tuple(path for _, path in before[: max(0, len(before) + 1 - keep)])
+        for path in removed:
+            path.unlink()
+    return Rotated(file, info, removed)
 
 
 def read_info(file: Path | str) -> BackupInfo:

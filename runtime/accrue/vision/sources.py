@@ -13,8 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from accrue.board import AUTO, which
 from accrue.errors import NotFound, SourceError, UsageError
 from accrue.vision.decode import decode, shown
+from accrue.vision.pipeline import Pipeline, board_pipeline, is_board_camera
 from accrue.vision.preprocess import Pixels, check_image
 
 _IMAGES = "jpg jpeg jpe jfif mpo png webp tif tiff bmp gif ppm pgm pbm"
@@ -189,8 +191,36 @@ class PlaySource(_Base):
         self._closed = True
 
 
+class PipelineSource(_Base):
+    """A camera by GStreamer, in a process of its own. Its end is a failure.
+
+    Args:
+        pipeline: as for `Pipeline`.
+        name: what messages call it.
+    """
+
+    def __init__(self, pipeline: str, name: str, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(name, clock)
+        self._pipeline: Pipeline | None = Pipeline(pipeline, name, hide=without_password)
+
+    def __next__(self) -> Frame:
+        if self._pipeline is None:
+            raise StopIteration
+        try:
+            image = self._pipeline.read()
+        except SourceError:
+            self.close()
+            raise
+        return self._frame(check_image(image), f"{self.name}#{self._index}")
+
+    def close(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
+
+
 class CaptureSource(_Base):
-    """A video file, camera, stream or GStreamer pipeline, by OpenCV.
+    """A video file, camera or stream, by OpenCV.
 
     Args:
         target: what OpenCV opens.
@@ -219,7 +249,7 @@ class CaptureSource(_Base):
         if backend != cv2.CAP_ANY and not cv2.videoio_registry.hasBackend(backend):
             raise SourceError(
                 f"{name} cannot be opened: this OpenCV is built without {api.removeprefix('CAP_')}",
-                hint="use the system's OpenCV (JetPack has one with GStreamer)",
+                hint='pip install "accrue[camera]"',
                 path=name,
                 expected=api,
             )
@@ -268,26 +298,33 @@ def open_source(
     *,
     short_side: int | None = None,
     clock: Callable[[], float] = time.time,
+    board: str = AUTO,
 ) -> Source:
     """The source that a person means by ``spec``.
 
-    A GStreamer pipeline (contains `` ! `` and ends in an appsink), a stream's URL (rtsp, http ...),
-    a camera (``0`` or ``camera:0``; a file called 0 is ``./0``), ``play:`` and a path (its photos
-    as a camera would show them), or the path of an image file, a folder of images (recursive,
-    sorted) or a video file.
+    A camera of the board (``csi:0``, ``usb:0``, ``h264+rtsp://...``, see `board_pipeline`), a
+    GStreamer pipeline (contains `` ! ``), a stream's URL (rtsp, http ...), a camera (``0`` or
+    ``camera:0``; a file called 0 is ``./0``), ``play:`` and a path (its photos as a camera would
+    show them), or the path of an image file, a folder of images (recursive, sorted) or a video
+    file.
 
     Args:
         short_side: px, passed on to `decode` for image files.
         clock: Unix time in seconds.
+        board: the setting `board`, for the board's own cameras.
 
     Raises:
-        NotFound: no such file or folder, or a folder without images.
-        UsageError: a URL of a kind that is no video.
-        SourceError: OpenCV is missing, or cannot open it.
+        NotFound: no such file or folder, a folder without images, or a camera that the board has
+            not.
+        UsageError: a URL of a kind that is no video, or a camera of the board that is ill formed.
+        SourceError: OpenCV or GStreamer is missing, or cannot open it.
     """
     if isinstance(spec, str):
         if " ! " in spec:
-            return CaptureSource(spec, "GStreamer pipeline", api="CAP_GSTREAMER", clock=clock)
+            return PipelineSource(spec, "GStreamer pipeline", clock=clock)
+        if is_board_camera(spec):
+            name, pipeline = board_pipeline(spec, lambda: which(board).board)
+            return PipelineSource(pipeline, without_password(name), clock=clock)
         if spec.startswith(PLAY):
             paths = image_paths(spec.removeprefix(PLAY))
             return PlaySource(spec, paths, short_side=short_side, clock=clock)
@@ -321,6 +358,7 @@ def is_stream(spec: str) -> bool:
     """Whether `open_source` would play it (camera, stream, pipeline, video), not read images."""
     return (
         " ! " in spec
+        or is_board_camera(spec)
         or _SCHEME.match(spec) is not None
         or _CAMERA.fullmatch(spec) is not None
         or spec.startswith(PLAY)

@@ -134,14 +134,9 @@ def home(ask: Asked) -> Response:
         for one in known.sets
     ]
     wanted = ask.query("q")
-    devices = sorted(
-        (
-            one
-            for one in known.devices
-            if wanted.casefold() in f"{one.name} {one.device}".casefold()
-        ),
-        key=_attention,
-    )
+    key = wanted.casefold()
+    found = [one for one in known.devices if key in one.name.casefold() or key == one.device]
+    devices = sorted(found, key=_attention)
     return ask.show(
         "owner",
         known=known,

@@ -293,7 +293,7 @@ async def _parts(request: Request) -> AsyncIterator[bytes]:
 
 @table.add("POST", "/engine/build", OWNER, status=202)
 def build_engine(call: Call, body: BuildEngine) -> Job:
-    """Begin to build an engine of the encoder on this device; it serves after a restart."""
+    """Begin to build an engine of the encoder on this device; it serves once it is checked."""
     from accrue.service.engines import Engines
 
     device = call.device

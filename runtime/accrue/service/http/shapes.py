@@ -370,16 +370,34 @@ class CandidateView:
 
 
 @dataclass(frozen=True)
+class Building:
+    """How far the build of an engine is, in the builder's words; `total` 0 where that is not known.
+
+    Attributes:
+        began: unix seconds.
+    """
+
+    what: str
+    done: int
+    total: int
+    began: float
+
+
+@dataclass(frozen=True)
 class EngineView:
     """Which realisation of the encoder serves, and why no better one.
 
     Attributes:
+        engine: name of the engine that serves; "" where none does.
         engines: names of those that were built here.
+        building: the one that is being built, by this process or another; null where none is.
     """
 
     serves: str
+    engine: str
     chain: list[CandidateView]
     engines: list[str]
+    building: Building | None
 
 
 @dataclass(frozen=True)

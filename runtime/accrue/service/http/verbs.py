@@ -14,6 +14,7 @@ from accrue.service.doctor import examine
 from accrue.service.http.shapes import (
     Answers,
     BackupHow,
+    Building,
     Cameras,
     CandidateView,
     Checks,
@@ -97,8 +98,7 @@ def doctor(call: Call) -> Checks:
 @table.add("GET", "/engine", VIEWER)
 def engine(call: Call) -> EngineView:
     """Which realisation of the encoder serves, and why no better one."""
-    from accrue.service.engines import Engines
-    from accrue.vision.engines import CANDIDATES
+    from accrue.vision.engines import CANDIDATES, EngineFolder
 
     serving = call.device.box.serving
     dropped = {drop.candidate: drop for drop in serving.dropped}
@@ -107,8 +107,11 @@ def engine(call: Call) -> EngineView:
         drop = dropped.get(name)
         reason, hint = (drop.reason, drop.hint) if drop else ("", "")
         chain.append(CandidateView(name, name == serving.candidate, reason, hint))
-    kept = [one.stem for one in Engines(call.device.settings).folder.engines()]
-    return EngineView(serving.candidate, chain, kept)
+    folder = EngineFolder(call.device.settings.engines_folder)
+    kept = [one.stem for one in folder.engines()]
+    now = folder.building()
+    building = None if now is None else Building(now.what, now.done, now.total, now.began)
+    return EngineView(serving.candidate, serving.engine, chain, kept, building)
 
 
 @table.add("GET", "/jobs/{id}", VIEWER)

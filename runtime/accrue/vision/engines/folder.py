@@ -5,6 +5,8 @@
         <stem>.json     the sidecar: its key, size, hash, and how near it came to the reference
         active.json     which engine serves, and which one served before it
         checked/        realisations by ONNX Runtime that passed the golden check, one file a key
+        refused.json    keys of builds that failed the golden check, not to be tried by themselves
+        .lock           held by whoever builds; says how far that is
         onnx-tensorrt/  what ONNX Runtime's TensorRT provider keeps, one folder a key
 
 A plan is written before its sidecar, and each at once (temporary file, fsync, rename), so that a
@@ -20,8 +22,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,13 @@ from accrue.vision.engines.key import EngineKey
 from accrue.vision.engines.trt import Plan
 
 FORMAT_VERSION = 1
-ACTIVE = "active.json"
+ACTIVE, REFUSED = "active.json", "refused.json"
 CHECKED = "checked"
 PROVIDER_CACHE = "onnx-tensorrt"
 SIDECAR_LIMIT_BYTES = 1 << 20
+LOCK = ".lock"
+LOCK_TRIES, LOCK_AGAIN_S = 20, 0.05
+TOLD_EVERY_S = 0.5  # of the steps of a build
 _STEM_DIGITS = 12  # of the key's digest; the random part tells apart two builds of one key
 
 
@@ -87,6 +92,22 @@ class Engine:
             return cls(stem=stem, **values)
         except (TypeError, KeyError, ValueError) as error:
             raise FormatError(f"not the sidecar of an engine: {error}") from error
+
+
+@dataclass(frozen=True)
+class Building:
+    """An engine that is being built.
+
+    Attributes:
+        pid: of the process, 0 where it has not told yet. began: Unix seconds.
+        what, done, total: how far it is, in the builder's words; total 0 where that is unknown.
+    """
+
+    pid: int
+    began: float
+    what: str
+    done: int
+    total: int
 
 
 class EngineFolder:
@@ -178,7 +199,7 @@ class EngineFolder:
         """Plans and sidecars without a partner that can be read, and what a kill left behind."""
         known = {engine.stem for engine in self.engines()}
         files = [*self.path.glob("*.plan"), *self.path.glob("*.json")]
-        lost = [p for p in files if p.stem not in known and p.name != ACTIVE]
+        lost = [p for p in files if p.stem not in known and p.name not in (ACTIVE, REFUSED)]
         return sorted([*lost, *self.path.glob(".*.tmp")])
 
     def activate(self, engine: Engine, parity: Parity, *, on: str) -> Engine:
@@ -238,7 +259,8 @@ class EngineFolder:
                 plan = self.plan_path(engine)
                 removed += [plan.with_suffix(".json"), plan]  # the sidecar first
         if everything:
-            extra = [self.path / ACTIVE, self.path / CHECKED, self.path / PROVIDER_CACHE]
+            names = (ACTIVE, REFUSED, CHECKED, PROVIDER_CACHE)
+            extra = [self.path / name for name in names]
             removed += [path for path in extra if path.exists()]
         with translated(self.path):
             for path in removed:
@@ -249,25 +271,73 @@ class EngineFolder:
         return removed
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """For one builder at a time. Raises Conflict where another process builds."""
+    def lock(self) -> Iterator[Callable[[str, int, int], None]]:
+        """For one builder at a time; it gives what to tell of its steps (what, done, total), for
+        `building`. Raises Conflict where another process builds."""
         self._make()
-        with translated(self.path), (self.path / ".lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
+        with translated(self.path), (self.path / LOCK).open("a+") as file:
+            for _ in range(LOCK_TRIES):  # who only asks whether somebody builds has it for a moment
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(LOCK_AGAIN_S)
+            else:
+                found = _building(self.path / LOCK)
                 raise Conflict(
-                    f"another process ({file.read().strip() or 'unknown'}) builds an engine in "
-                    f"{self.path}",
+                    f"another process ({f'pid {found.pid}' if found else 'unknown'}) builds an "
+                    f"engine in {self.path}",
                     hint="wait until it is done",
-                ) from None
-            file.truncate(0)
-            file.write(f"pid {os.getpid()}")
-            file.flush()
+                )
+            began, told, of = time.time(), -TOLD_EVERY_S, ""
+
+            def tell(what: str, done: int, total: int) -> None:
+                nonlocal told, of
+                now = time.monotonic()
+                if now - told < TOLD_EVERY_S and what == of and done != total:
+                    return
+                told, of = now, what
+                state = Building(os.getpid(), began, what, done, total)
+                with suppress(OSError):  # a full disk is no reason to stop
+                    file.seek(0)
+                    file.truncate()
+                    file.write(json.dumps(asdict(state)))
+                    file.flush()
+
+            tell("", 0, 0)
             for left in self.path.glob(".*.tmp"):  # nobody else writes now
                 left.unlink(missing_ok=True)
-            yield
+            yield tell
+
+    def building(self) -> Building | None:
+        """How far whoever builds is; None where nobody does, whatever a killed build left."""
+        try:
+            with (self.path / LOCK).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            return _building(self.path / LOCK) or Building(0, 0.0, "", 0, 0)
+        except OSError:
+            return None
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Changes when another engine is to serve."""
+        try:
+            found = (self.path / ACTIVE).stat()
+        except OSError:
+            return 0, 0
+        return found.st_mtime_ns, found.st_size
+
+    def refuse(self, key: EngineKey, reason: str) -> None:
+        """Remembers that what is built from this key fails the golden check."""
+        refused = {**self._refused(), key.digest: reason}
+        document = {"format": FORMAT_VERSION, "refused": refused}
+        write_atomically(self.path / REFUSED, [_bytes(document)], steps=self._steps)
+
+    def refused(self, key: EngineKey) -> str:
+        """Why what is built from this key does not serve; "" where that is not known."""
+        return self._refused().get(key.digest, "")
 
     # ---- realisations by ONNX Runtime -----------------------------------------------------------
 
@@ -313,9 +383,25 @@ class EngineFolder:
         except (FormatError, KeyError, TypeError, AttributeError):
             return {}
 
+    def _refused(self) -> dict[str, str]:
+        try:
+            found = _json(self.path / REFUSED)["refused"]
+            return {str(digest): str(reason) for digest, reason in found.items()}
+        except (FormatError, KeyError, TypeError, AttributeError):
+            return {}
+
     def _write_active(self, active: dict[str, dict[str, list[str]]]) -> None:
         document = {"format": FORMAT_VERSION, "active": active}
         write_atomically(self.path / ACTIVE, [_bytes(document)], steps=self._steps)
+
+
+def _building(path: Path) -> Building | None:
+    """What the builder told last; None where that is just being written."""
+    try:
+        found = Building(**_json(path))
+        return replace(found, done=int(found.done), total=int(found.total))
+    except (FormatError, TypeError, ValueError):
+        return None
 
 
 def _json(path: Path) -> Any:

@@ -46,12 +46,14 @@ class Serving:
         candidate: which one it is.
         dropped: every better candidate, and why it does not serve.
         remark: one line where something better was expected to serve than does; else "".
+        engine: name of the engine; "" where it is none.
     """
 
     encoder: BundleEncoder
     candidate: str
     dropped: tuple[Dropped, ...]
     remark: str
+    engine: str = ""
 
 
 def serve(
@@ -83,7 +85,9 @@ def serve(
             dropped.append(Dropped(candidate, "opening", error.message, error.hint))
     assert encoder is not None  # ONNX Runtime on the CPU is never dropped
     built = {e.key.flavour for e in folder.engines() if e.space_id == encoder.space_id}
-    return Serving(encoder, candidate, tuple(dropped), _remark(candidate, wanted, dropped, built))
+    remark = _remark(candidate, wanted, dropped, built)
+    stem = fitting[candidate].stem if candidate in fitting else ""
+    return Serving(encoder, candidate, tuple(dropped), remark, stem)
 
 
 def choose(
