@@ -115,7 +115,7 @@ def test_an_owner_decides_with_a_thumb(
 
     page.locator("[name=percent]").select_option("50")
     press(screen, "button[formaction$=canary]")
-    screen.see(".pill:has-text('Version 2 is on trial with 50 %')")
+    screen.see(".pill:has-text('Version 2 is on trial with 50')")
     look_at(screen, "h2:has-text('Class set')", "phone-owner-trial")
     press(screen, "form[action$=publish] button.primary")
     screen.see("strong:has-text('Version 2 is in force')")
