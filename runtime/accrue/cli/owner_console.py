@@ -26,5 +26,5 @@ def console(
     with opened(context) as workspace:  # what is wrong with the folder is told before the start
         folder = workspace.folder
     given = {"state": folder / STATE, "fleet_owner": folder, "listen": listen, "actor": actor()}
-    settings, _ = load_settings(given, os.environ)
-    serve(settings, ())
+    settings, origins = load_settings(given, os.environ)
+    serve(settings, origins, ())

@@ -21,7 +21,7 @@ from accrue.errors import AccrueError
 if TYPE_CHECKING:
     from accrue.service.access import Access
     from accrue.service.http.server import Place
-    from accrue.service.settings import Settings
+    from accrue.service.settings import Origin, Settings
 
 NEEDED = (
     *("starlette", "uvicorn", "jinja2", "websockets", "python_multipart", "segno"),
@@ -65,10 +65,12 @@ def run(
     settings, origins = settings_of(context, listen=listen, head=head, reject=reject)
     if origins["thumbnails"].text == "default":
         settings = replace(settings, thumbnails=THUMBNAILS_PX)
-    serve(settings, sources or settings.cameras, plain=plain_http)
+    serve(settings, origins, sources or settings.cameras, plain=plain_http)
 
 
-def serve(settings: Settings, cameras: Sequence[str], *, plain: bool = False) -> None:
+def serve(
+    settings: Settings, origins: dict[str, Origin], cameras: Sequence[str], *, plain: bool = False
+) -> None:
     """Runs a device and its server until it is told to stop.
 
     Raises:
@@ -88,7 +90,8 @@ def serve(settings: Settings, cameras: Sequence[str], *, plain: bool = False) ->
     few_heaps()
     notifier = Notifier()
     with ExitStack() as parts:
-        device = Device(settings, cameras=cameras, alive=notifier.alive)
+        told = {name: found.text for name, found in origins.items()}
+        device = Device(settings, cameras=cameras, alive=notifier.alive, origins=told)
         access = parts.enter_context(Access(settings.state))
 
         def started() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import logging
 import math
+import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from accrue import __version__
@@ -43,6 +45,7 @@ from accrue.vision.live import Live, Status
 from accrue.vision.sources import Frame
 
 LOCK_NAME = "run.lock"
+LEFTOVERS = (".clip-", ".evaluate-", ".restore-", ".backup-")  # temporary names in the folder
 MOST_SESSIONS = 4  # teach sessions that are open at once
 REMEMBERED_SESSIONS = 20
 VOTES_TOLD_EVERY_S = 0.25  # of an answer whose label stays; the ring of events is not for votes
@@ -122,6 +125,7 @@ class Device:
         cameras: as for `open_source`; default: setting `cameras`.
         alive: called by the working loop each time that it has come round.
         opened: makes a camera of a source; for tests.
+        origins: where each setting comes from, by its key, for people.
     """
 
     def __init__(
@@ -131,8 +135,9 @@ class Device:
         cameras: Sequence[str] | None = None,
         alive: Callable[[], object] = lambda: None,
         opened: Callable[[str, threading.Condition], Live] | None = None,
+        origins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.settings = settings
+        self.settings, self.origins = settings, origins
         self.sources = tuple(settings.cameras if cameras is None else cameras)
         self.events = Events()
         self.jobs = Jobs(self._job_changed)
@@ -234,6 +239,9 @@ class Device:
                 path=str(self.settings.state),
             ) from None
         self._lock_file = file
+        for prefix in LEFTOVERS:  # of uploads that a kill or a power cut ended
+            for path in self.settings.state.glob(f"{prefix}*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _remark(self, text: str) -> None:
         log.warning(text)

@@ -26,6 +26,7 @@ HELP = {
     "accrue_preview_frames_total": "Frames made into pictures for those who look on.",
     "accrue_http_requests_total": "Answers, by method and status.",
     "accrue_webhook_events_total": "Events for the webhook, by what became of them.",
+    "accrue_mqtt_events_total": "Events for MQTT, by what became of them.",
 }
 
 
