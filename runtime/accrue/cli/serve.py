@@ -61,6 +61,7 @@ def run(
 ) -> None:
     """Run the device: watch, answer, learn when asked, and show itself in a browser."""
     _require_packages()
+    from accrue.board import which
     from accrue.service.access import OWNER, Access
     from accrue.service.console import console_routes
     from accrue.service.daemon import Device
@@ -69,6 +70,7 @@ def run(
     from accrue.service.logs import set_up
     from accrue.service.notify import Notifier
     from accrue.service.outputs import Outputs
+    from accrue.service.panel import Panel
 
     settings, origins = settings_of(context, listen=listen, head=head, reject=reject)
     if origins["thumbnails"].text == "default":
@@ -84,6 +86,7 @@ def run(
         def started() -> None:
             write_address(settings.state, service.place)
             notifier.ready(f"{count(len(cameras), 'camera')}, {service.place.url}")
+            panel.start()
 
         pages = console_routes(device, access)
         service = Service(device, access, plain=plain_http, started=started, more=pages)
@@ -92,6 +95,10 @@ def run(
         device.start()
         outputs = Outputs(device)
         parts.callback(outputs.close)
+        here = which(settings.board).board if settings.panel is not None else None
+        led = "" if here is None else here.sensors.led
+        panel = Panel(device, access, lambda: service.place, notifier, settings.panel, led)
+        parts.callback(panel.close)
         parts.callback(notifier.stopping)
         first = service.place.is_loopback or not access.owned
         code = access.invite(OWNER, by="accrue run", seconds=FIRST_CODE_S) if first else None

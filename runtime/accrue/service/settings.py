@@ -112,6 +112,9 @@ class Settings:
     upload: int = _key("bytes of one request at most", 64 * 2**20)
     webhook: str | None = _key("URL that events are posted to", None)
     events: str | None = _key("file that events are appended to as JSON lines; -: stdout", None)
+    panel: Path | None = _key(
+        "file that tells a console how the device is reached; unset: none", None
+    )
     log: str = _key("form of the log: text or json", "text")
 
     @property
@@ -225,7 +228,7 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
             expected=expected,
         )
 
-    if name in ("state", "bundle", "engines", "certificate", "certificate_key"):
+    if name in ("state", "bundle", "engines", "certificate", "certificate_key", "panel"):
         if not isinstance(raw, str | Path) or not str(raw):
             raise refuse("a path")
         try:
