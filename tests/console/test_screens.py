@@ -237,7 +237,7 @@ def test_two_operators_on_one_class_and_the_second_is_told_kindly(
     ben.see("#old:not([hidden])")  # Ben's page says that something has changed
     ben.page.fill("#new-name", "faucet")
     ben.page.keyboard.press("Enter")
-    ben.see(".banner[role=alert]:has-text('Somebody else changed this class')")
+    ben.see(".banner[role=alert]:has-text('Somebody else changed this')")
     ben.see("h1 bdi:text-is('tap')")  # as it is now
     assert ben.page.locator("#new-name").input_value() == "faucet"  # and nothing typed twice
     ben.picture("desk-conflict")

@@ -1,6 +1,6 @@
 """From a shot that is on the disk to answers that know it, while cameras are watched.
 
-    python tools/bench/refresh.py [--classes 10 100 1000] [--shots 5] [--lessons 5]
+    python tools/bench/refresh.py [--classes 10 100 1000] [--shots 5] [--lessons 5] [--json FILE]
 
 A state of so many classes is made of random clusters (ten rows a shot). Then a lesson at a time is
 taught by one box, and measured is the time from its receipt until the head that answers, kept up
@@ -16,7 +16,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import Spread, describe_machine, find_accrue, machine_line, progress, table
+from common import (
+    Spread,
+    describe_machine,
+    find_accrue,
+    machine_line,
+    progress,
+    table,
+    write_json,
+)
 
 find_accrue()
 from accrue.bundle import Bundle, default_bundle_path  # noqa: E402
@@ -68,10 +76,12 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--lessons", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     args = parser.parse_args()
-    print(machine_line(describe_machine(["numpy"])))
+    machine = describe_machine(["numpy"])
+    print(machine_line(machine))
     manifest = Bundle.open(default_bundle_path()).manifest
-    lines = []
+    lines, sizes = [], []
     for classes in args.classes:
         objects = Objects(manifest.dim)
         with tempfile.TemporaryDirectory() as folder:
@@ -89,12 +99,15 @@ def main() -> None:
                 ]
                 new = [taught_ms(box, knowledge, objects, f"new {i}") for i in range(args.lessons)]
                 knowledge.close()
-        lines.append(
-            (str(classes), f"{opening:.2f}", str(Spread.of(again)), str(Spread.of(new)))
-        )  # fmt: skip
+        spreads = Spread.of(again), Spread.of(new)
+        lines.append((str(classes), f"{opening:.2f}", *map(str, spreads)))
+        found = {"classes": classes, "start_s": opening}
+        sizes.append({**found, "again_ms": spreads[0], "new_ms": spreads[1]})
         progress(f"{classes} classes done")
     heads = ("classes", "start, s", "another shot to answer, ms", "new class to answer, ms")
     print(table(heads, lines))
+    if args.json:
+        write_json(args.json, {"machine": machine, "sizes": sizes})
 
 
 if __name__ == "__main__":

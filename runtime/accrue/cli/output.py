@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from accrue.errors import UsageError
 
 if TYPE_CHECKING:
+    from accrue.service.standing import Diff
     from accrue.sync.difference import Difference
 
 SCHEMA = 1  # of everything that --json and --jsonl print; docs/reference/cli.md
@@ -102,7 +103,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
-def show_difference(change: Difference) -> None:
+def show_difference(change: Difference | Diff) -> None:
     """For people: a line for each class, then what may be confused."""
     rows: list[tuple[Any, ...]] = []
     for sign, changes in (("+", change.added), ("~", change.changed), ("-", change.removed)):
@@ -117,5 +118,4 @@ def show_difference(change: Difference) -> None:
         if pair.same_name:
             note(f"two classes are called {pair.first}: merge them, or rename one")
         else:
-            cosine = "" if math.isnan(pair.cosine) else f" (cosine {pair.cosine:.2f})"
-            note(f"{pair.first} and {pair.second} look alike{cosine}")
+            note(f"{pair.first} and {pair.second} look alike (cosine {pair.cosine:.2f})")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from accrue import __version__
-from accrue.cli import owner_roster, owner_sets, owner_status
+from accrue.cli import owner_console, owner_roster, owner_sets, owner_status
 from accrue.cli.classes import Json
 from accrue.cli.output import emit, note, say, table, when
-from accrue.cli.owner_session import BROKER_FOLDER, PROGRAM, opened, stepped, visit
+from accrue.cli.owner_session import PROGRAM, actor, folder_alone, governing, opened, stepped
 from accrue.cli.run import run
 from accrue.errors import UsageError
 
@@ -86,7 +86,7 @@ def init(
     from accrue.sync.workspace import KEY, Workspace
 
     folder = context.find_root().obj["folder"]
-    with Workspace.create(folder, fleet) as found:
+    with Workspace.create(folder, fleet, actor=actor()) as found:
         if as_json:
             emit(
                 {
@@ -153,6 +153,7 @@ def broker(
     as_json: Json = False,
 ) -> None:
     """Write the configuration of a Mosquitto broker, or note one that is there."""
+    from accrue.service.governance import BROKER_FOLDER
     from accrue.sync.broker import BrokerPlan, new_password, write_broker
     from accrue.sync.identity import Broker
 
@@ -254,6 +255,7 @@ for command in (
     owner_sets.manifests,
     owner_sets.diff,
     owner_sets.coming,
+    owner_console.console,
 ):
     app.command()(command)
 app.command("forget-device")(owner_roster.forget_device)
@@ -268,23 +270,23 @@ def log(
     as_json: Json = False,
 ) -> None:
     """List every step that was taken, newest first."""
-    with opened(context) as workspace:
-        steps = workspace.log(limit)
-        if as_json:
-            emit({"steps": [asdict(step) for step in steps]})
-            return
-        table(
-            ["step", "when", "what", ""],
-            [
-                (
-                    step.seq,
-                    when(step.at),
-                    step.summary,
-                    f"undone by {step.undone_by}" if step.undone_by else "",
-                )
-                for step in steps
-            ],
-        )
+    steps = folder_alone(context).log(limit)
+    if as_json:
+        emit({"steps": [asdict(step) for step in steps]})
+        return
+    table(
+        ["step", "when", "who", "what", ""],
+        [
+            (
+                step.seq,
+                when(step.at),
+                step.actor,
+                step.summary,
+                f"undone by {step.undone_by}" if step.undone_by else "",
+            )
+            for step in steps
+        ],
+    )
 
 
 @app.command()
@@ -297,8 +299,8 @@ def undo(
     as_json: Json = False,
 ) -> None:
     """Take a step back. Undoing an undo is a redo."""
-    with visit(context) as (workspace, _):
-        done = workspace.undo(step)
+    with governing(context) as owner:
+        done = owner.undo(step)
     stepped(done, as_json)
 
 

@@ -12,16 +12,17 @@ from accrue.cli.classes import Json
 from accrue.cli.output import emit, note, say, table
 from accrue.cli.owner_session import (
     PROGRAM,
-    broker_files,
+    all_stepped,
+    governing,
     opened,
-    reload_hint,
-    reports,
     stepped,
+    tell_to_reload,
     visit,
 )
 from accrue.errors import Conflict, NotFound, UsageError
 
 if TYPE_CHECKING:
+    from accrue.service.standing import StepTaken
     from accrue.sync.enrol import Applicant
     from accrue.sync.owner import Joined
     from accrue.sync.workspace import Invite
@@ -124,6 +125,7 @@ def accept(
 
 
 def _accept(context: typer.Context, seconds: int, only: Invite | None, as_json: bool) -> None:
+    from accrue.service.governance import broker_files
     from accrue.sync.identity import fingerprint
 
     joined: list[Joined] = []
@@ -133,7 +135,7 @@ def _accept(context: typer.Context, seconds: int, only: Invite | None, as_json: 
         if not as_json:
             say(f"let {one.name} in: device {one.device}, key {fingerprint(one.key)}")
         if not one.reloaded:
-            reload_hint(files)
+            tell_to_reload(files)
 
     with visit(context) as (workspace, line):
         if line is None:
@@ -179,6 +181,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Let a device in without a network: by its file, with a ticket to carry back."""
+    from accrue.service.governance import broker_files
     from accrue.sync.enrol import make_ticket
     from accrue.sync.identity import fingerprint, write_private
     from accrue.sync.owner import admit
@@ -204,7 +207,7 @@ def add(
         admission = replace(admission, roster=workspace.roster().version)
         write_private(ticket, make_ticket(applicant, admission, workspace.key))
         if not reloaded:
-            reload_hint(files)
+            tell_to_reload(files)
     stepped(step, as_json, ticket=str(ticket), fingerprint=fingerprint(applicant.key))
     if not as_json:
         note(f"on the device: accrue fleet join --ticket {ticket.name}")
@@ -227,18 +230,14 @@ def _applicant(file: Path) -> Applicant:
 @app.command()
 def revoke(context: typer.Context, device: Device, as_json: Json = False) -> None:
     """Take nothing from a device any more; what it said before stays."""
-    with visit(context) as (workspace, _):
-        found = workspace.roster().find(device)
-        member = workspace.roster().member(found)
-        if member.revoked is not None:
-            raise Conflict(f"device {member.name} ({found}) is revoked already")
-        step = workspace.set_device(
-            found,
-            replace(member, revoked=workspace.tick()),
-            "revoke",
-            f"revoked {member.name} ({found})",
-        )
-    stepped(step, as_json, device=found)
+    with governing(context) as owner:
+        step = owner.revoke(device)
+    stepped(step, as_json, device=_of(step))
+
+
+def _of(step: StepTaken) -> str:
+    """The device that a step was about."""
+    return (step.subject or "").partition("/")[2]
 
 
 @app.command()
@@ -261,36 +260,9 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Put the new keys that devices have asked for (`accrue fleet rotate`) into the roster."""
-    from accrue.sync.clock import COUNTER_BITS
-    from accrue.sync.roster import rotated
-
-    steps = []
-    with visit(context) as (workspace, _):
-        only = None if device is None else workspace.roster().find(device)
-        for found, said in reports(workspace).items():
-            if said is None or said.next_key is None or only not in (None, found):
-                continue
-            member = workspace.roster().member(found)
-            if any(window.key == said.next_key.key for window in member.keys):
-                continue
-            until = workspace.tick() + (grace * 3_600_000 << COUNTER_BITS)
-            steps.append(
-                workspace.set_device(
-                    found,
-                    rotated(member, said.next_key.key, said.next_key.from_stamp, until),
-                    "rotate",
-                    f"gave {member.name} ({found}) its new key",
-                )
-            )
-    if not steps:
-        raise NotFound(
-            "no device asks for a new key", hint="on the device: accrue fleet rotate, then sync"
-        )
-    if as_json:
-        emit({"steps": [asdict(step) for step in steps]})
-    else:
-        for step in steps:
-            stepped(step, False)
+    with governing(context) as owner:
+        steps = owner.rotate(device, grace)
+    all_stepped(steps, as_json)
 
 
 def forget_device(
@@ -304,28 +276,15 @@ def forget_device(
     as_json: Json = False,
 ) -> None:
     """Take all that a device ever said out of every device, and take nothing from it any more."""
-    from accrue.sync.curation import without_forgotten
-
     if clear and not yes:
         raise UsageError(
             "what the broker retains of the device would be deleted and cannot be had back",
             hint="add --yes, or leave --clear out",
         )
-    with visit(context, contributions=True) as (workspace, line):
-        found = workspace.roster().find(device)
-        member = workspace.roster().member(found)
-        if member.forgotten is not None:
-            raise Conflict(f"device {member.name} ({found}) is forgotten already")
-        stamp = workspace.tick()
-        step = workspace.set_device(
-            found,
-            replace(member, revoked=member.revoked or stamp, forgotten=stamp),
-            "forget",
-            f"forgot {member.name} ({found})",
-        )
-        published = without_forgotten(workspace)
-        cleared = line.clear_device(found) if clear and line else 0
-    stepped(step, as_json, device=found, cleared=cleared, steps=[asdict(s) for s in published])
+    with governing(context) as owner:
+        step, published, cleared = owner.forget(device, clear=clear)
+    said = [asdict(one) for one in published]
+    stepped(step, as_json, device=_of(step), cleared=cleared, steps=said)
     if not as_json:
         for one in published:
             stepped(one, False)

@@ -2,82 +2,74 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from accrue.cli.output import count, emit, note, progress, say
-from accrue.errors import Rejected
+from accrue.cli.output import emit, note, progress, say
 
 if TYPE_CHECKING:
+    from accrue.service.governance import Governance
+    from accrue.service.standing import StepTaken
     from accrue.sync.broker import BrokerFolder
     from accrue.sync.owner import OwnerLine
-    from accrue.sync.report import Report
     from accrue.sync.workspace import Step, Workspace
 
 PROGRAM = "accrue-fleet"
-BROKER_FOLDER = "broker"
+
+
+def actor() -> str:
+    """Who is written into the log, as for `accrue`."""
+    from accrue.service.settings import default_actor
+
+    return os.environ.get("ACCRUE_ACTOR") or default_actor()
+
+
+def folder_alone(context: typer.Context) -> Governance:
+    """The verbs that need no broker."""
+    from accrue.service.governance import Governance
+
+    return Governance(context.find_root().obj["folder"], actor=actor(), remark=_remark)
+
+
+@contextmanager
+def governing(context: typer.Context) -> Iterator[Governance]:
+    """The verbs, with a bar on the terminal for what takes long."""
+    from accrue.service.governance import Governance
+
+    given = context.find_root().obj
+    with progress() as update:
+        yield Governance(
+            given["folder"],
+            actor=actor(),
+            offline=given["offline"],
+            remark=_remark,
+            progress=update,
+        )
 
 
 @contextmanager
 def opened(context: typer.Context) -> Iterator[Workspace]:
-    from accrue.sync.workspace import Workspace
-
-    with Workspace.open(context.find_root().obj["folder"]) as found:
+    with folder_alone(context).opened() as found:
         yield found
 
 
 @contextmanager
-def visit(
-    context: typer.Context, *, contributions: bool = False
-) -> Iterator[tuple[Workspace, OwnerLine | None]]:
-    """The owner's folder and, unless --offline, the broker: what it retains is read before, and
-    what was signed is published after."""
-    from accrue.sync.owner import OwnerLine
-
-    with opened(context) as workspace:
-        if context.find_root().obj["offline"]:
-            yield workspace, None
-            match_accounts(workspace)
-            note(f"{PROGRAM}: offline; the next command without --offline tells the broker")
-            return
-        with progress() as update, OwnerLine(workspace, progress=update) as line:
-            found = line.collect(contributions=contributions)
-            if found.refused:
-                said = ", ".join(f"{n} {reason}" for reason, n in sorted(found.refused.items()))
-                note(f"{PROGRAM}: refused from the broker: {said}")
-            if found.missing:
-                note(f"{PROGRAM}: {count(found.missing, 'part')} not on the broker yet")
-            yield workspace, line
-            match_accounts(workspace)
-            line.publish()
+def visit(context: typer.Context) -> Iterator[tuple[Workspace, OwnerLine | None]]:
+    """The owner's folder and, unless --offline, the broker."""
+    with governing(context) as owner, owner.visit() as found:
+        yield found.workspace, found.line
 
 
-def broker_files(workspace: Workspace) -> BrokerFolder | None:
-    """The broker's folder, where this machine has it."""
-    from accrue.sync.broker import BrokerFolder
-
-    files = BrokerFolder(workspace.folder / BROKER_FOLDER)
-    return files if files.accounts_file.exists() else None
+def _remark(text: str) -> None:
+    note(f"{PROGRAM}: {text}")
 
 
-def match_accounts(workspace: Workspace) -> None:
-    """Closes the accounts of devices that are out, and opens those of devices that are back."""
-    from accrue.sync import reload
-
-    files = broker_files(workspace)
-    if (
-        files is not None
-        and reload.match_accounts(workspace, files)
-        and not reload.reload_broker(files)
-    ):
-        reload_hint(files)
-
-
-def stepped(step: Step, as_json: bool, **more: Any) -> None:
+def stepped(step: Step | StepTaken, as_json: bool, **more: Any) -> None:
     if as_json:
         emit({"step": asdict(step), **more})
     elif step.subject is None:
@@ -86,25 +78,15 @@ def stepped(step: Step, as_json: bool, **more: Any) -> None:
         say(f"{step.summary} (step {step.seq}; take it back with `{PROGRAM} undo {step.seq}`)")
 
 
-def reload_hint(files: BrokerFolder | None) -> None:
-    if files is None:
-        note(f"{PROGRAM}: add the account to your broker; its password was sent to the device")
+def all_stepped(steps: list[StepTaken], as_json: bool) -> None:
+    if as_json:
+        emit({"steps": [asdict(step) for step in steps]})
     else:
-        note(
-            f"{PROGRAM}: the broker was not told; copy {files.path} to it if it is elsewhere, and "
-            "reload it: sudo systemctl reload mosquitto"
-        )
+        for step in steps:
+            stepped(step, False)
 
 
-def reports(workspace: Workspace) -> dict[str, Report | None]:
-    """Device -> its signed report, or None where it sent none that holds."""
-    from accrue.sync.report import Report
-    from accrue.sync.roster import RosterTrust
+def tell_to_reload(files: BrokerFolder | None) -> None:
+    from accrue.service.governance import reload_hint
 
-    trust = RosterTrust(workspace.roster())
-    found: dict[str, Report | None] = dict.fromkeys(workspace.roster().devices)
-    for device, (_, data) in workspace.reports().items():
-        if data and device in found:
-            with suppress(Rejected):
-                found[device] = Report.open(data, trust, workspace.fleet, device)
-    return found
+    _remark(reload_hint(files))

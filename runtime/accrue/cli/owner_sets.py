@@ -12,18 +12,16 @@ from accrue.cli.classes import Json
 from accrue.cli.output import count, emit, note, show_difference, table, when
 from accrue.cli.owner_session import (
     PROGRAM,
-    opened,
-    reports,
+    all_stepped,
+    folder_alone,
+    governing,
     stepped,
     visit,
 )
 from accrue.errors import UsageError
 
 if TYPE_CHECKING:
-    from accrue.sync.contribution import Scope
-    from accrue.sync.difference import Difference
-    from accrue.sync.report import SetReport
-    from accrue.sync.workspace import Proposal, Workspace
+    from accrue.service.standing import Diff, Proposed
 
 Set = Annotated[
     str | None, typer.Option("--set", metavar="SET", help="Class set, where there are several.")
@@ -47,75 +45,53 @@ def policy(
     as_json: Json = False,
 ) -> None:
     """Say whether what is taught is live at once (open), or after you have published it."""
-    from accrue.sync.curation import curate
-
-    if open_or_curated not in ("open", "curated"):
-        raise UsageError(
-            f"policy {open_or_curated!r}; expected open or curated", found=open_or_curated
-        )
-    with visit(context, contributions=True) as (workspace, _):
-        if open_or_curated == "open":
-            steps = [workspace.set_policy(class_set, "open")]
-        else:
-            scopes = [
-                s
-                for s in workspace.scopes()
-                if s.class_set == class_set and s.space.startswith(space or "")
-            ]
-            steps = curate(workspace, class_set, scopes)
-    if as_json:
-        emit({"steps": [asdict(step) for step in steps]})
-    else:
-        for step in steps:
-            stepped(step, False)
+    with governing(context) as owner:
+        steps = owner.policy(class_set, open_or_curated, space)
+    all_stepped(steps, as_json)
 
 
 def propose(
     context: typer.Context, class_set: Set = None, space: Space = None, as_json: Json = False
 ) -> None:
     """Gather what devices have taught since the manifest in force, class by class."""
-    from accrue.sync import curation
-
-    with visit(context, contributions=True) as (workspace, _):
-        scope = workspace.scope(class_set, space)
-        found = curation.propose(workspace, scope)
-        told = [(one, curation.proposed_difference(workspace, one)) for one in found]
-        names = {d: m.name for d, m in workspace.roster().devices.items()}
-        if as_json:
-            emit({"proposals": [_proposal(one, change) for one, change in told]})
-        elif not told:
-            note("nothing to look at: no device has taught anything since the last manifest")
-        else:
-            table(
-                ["proposal", "class", "shots", "from", "look out"],
-                [
-                    (
-                        one.id,
-                        one.name,
-                        _shots(change),
-                        ", ".join(sorted({names.get(d, d) for d, _ in one.entries})),
-                        _collisions(change),
-                    )
-                    for one, change in told
-                ],
-            )
-            note(f"then: {PROGRAM} approve N... or {PROGRAM} deny N... --remark TEXT")
+    with governing(context) as owner:
+        found = owner.propose(class_set, space).proposals
+    if as_json:
+        emit({"proposals": [_proposal(one) for one in found]})
+    elif not found:
+        note("nothing to look at: no device has taught anything since the last manifest")
+    else:
+        table(
+            ["proposal", "class", "shots", "from", "look out"],
+            [
+                (
+                    one.id,
+                    one.class_name,
+                    _shots(one.difference),
+                    ", ".join(sorted({by.name for by in one.entries})),
+                    _collisions(one.difference),
+                )
+                for one in found
+                if one.difference is not None
+            ],
+        )
+        note(f"then: {PROGRAM} approve N... or {PROGRAM} deny N... --remark TEXT")
 
 
-def _proposal(one: Proposal, change: Difference) -> dict[str, Any]:
+def _proposal(one: Proposed) -> dict[str, Any]:
     return {
         "id": one.id,
-        "class": one.name,
+        "class": one.class_name,
         "class_id": one.class_id,
-        "entries": [{"device": d, "revision": r} for d, r in one.entries],
+        "entries": [{"device": by.device, "revision": by.revision} for by in one.entries],
         "status": one.status,
         "remark": one.remark,
         "at": one.at,
-        "difference": asdict(change),
+        "difference": one.difference and asdict(one.difference),
     }
 
 
-def _shots(change: Difference) -> str:
+def _shots(change: Diff) -> str:
     parts = []
     for one in change.added:
         parts.append(f"new, {one.shots_after}")
@@ -126,7 +102,7 @@ def _shots(change: Difference) -> str:
     return "; ".join(parts) or "the same"
 
 
-def _collisions(change: Difference) -> str:
+def _collisions(change: Diff) -> str:
     told = []
     for one in change.collisions[:2]:
         if one.same_name:
@@ -153,16 +129,10 @@ def deny(
 def _decide(
     context: typer.Context, proposals: list[int], status: str, remark: str, as_json: bool
 ) -> None:
-    from accrue.sync.manifest import clean_remark
-
-    text = clean_remark(remark)
-    with opened(context) as workspace, workspace.database.atomic():
-        steps = [workspace.decide(number, status, text) for number in dict.fromkeys(proposals)]
-    if as_json:
-        emit({"steps": [asdict(step) for step in steps]})
-    else:
-        for step in steps:
-            stepped(step, False)
+    owner = folder_alone(context)
+    steps = (owner.approve if status == "approved" else owner.deny)(proposals, remark)
+    all_stepped(steps, as_json)
+    if not as_json:
         note(f"nothing changes before: {PROGRAM} publish, or {PROGRAM} canary PERCENT")
 
 
@@ -174,12 +144,8 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Put what was decided in force on every device; after a canary, put that in force."""
-    from accrue.sync import curation
-    from accrue.sync.manifest import clean_remark
-
-    with visit(context) as (workspace, _):
-        scope = workspace.scope(class_set, space)
-        step = curation.publish(workspace, scope, note=clean_remark(text))
+    with governing(context) as owner:
+        step = owner.publish(class_set, space, text)
     stepped(step, as_json)
 
 
@@ -194,21 +160,11 @@ def canary(
     as_json: Json = False,
 ) -> None:
     """Put what was decided in force on a share of the devices first."""
-    from accrue.sync import curation
-    from accrue.sync.manifest import clean_remark
-
-    with visit(context) as (workspace, _):
-        scope = workspace.scope(class_set, space)
-        step = curation.publish(workspace, scope, percent=percent, note=clean_remark(text))
-        head = workspace.head(scope)
-        chosen = [
-            member.name
-            for device, member in workspace.roster().devices.items()
-            if head and head.canary and head.canary.chooses(device)
-        ]
-    stepped(step, as_json, devices=sorted(chosen))
+    with governing(context) as owner:
+        step, chosen = owner.canary(percent, class_set, space, text)
+    stepped(step, as_json, devices=chosen)
     if not as_json and percent:
-        note(f"on: {', '.join(sorted(chosen)) or 'no device; try a larger share'}")
+        note(f"on: {', '.join(chosen) or 'no device; try a larger share'}")
 
 
 def rollback(
@@ -222,12 +178,8 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Put an earlier manifest in force again; during a canary, end that."""
-    from accrue.sync import curation
-    from accrue.sync.manifest import clean_remark
-
-    with visit(context) as (workspace, _):
-        scope = workspace.scope(class_set, space)
-        step = curation.rollback(workspace, scope, to, clean_remark(text))
+    with governing(context) as owner:
+        step = owner.rollback(to, class_set, space, text)
     stepped(step, as_json)
 
 
@@ -235,42 +187,24 @@ def manifests(
     context: typer.Context, class_set: Set = None, space: Space = None, as_json: Json = False
 ) -> None:
     """List the manifests of a class set."""
-    with opened(context) as workspace:
-        scope = workspace.scope(class_set, space)
-        head = workspace.head(scope)
-        stable = head.stable.number if head and head.stable else None
-        trial = head.canary.version.number if head and head.canary else None
-        found = []
-        for number, at, text in workspace.numbers(scope):
-            manifest = workspace.manifest(scope, workspace.version(scope, number))
-            found.append(
-                {
-                    "number": number,
-                    "at": at,
-                    "note": text,
-                    "classes": len(manifest.classes),
-                    "previous": manifest.previous,
-                    "in_force": number == stable,
-                    "on_trial": number == trial,
-                    "remarks": [asdict(remark) for remark in manifest.remarks],
-                }
+    scope, found = folder_alone(context).manifests(class_set, space)
+    if as_json:
+        listed = [asdict(one) for one in found]
+        emit({"set": scope.class_set, "space": scope.space, "manifests": listed})
+        return
+    table(
+        ["manifest", "when", "classes", "", "note"],
+        [
+            (
+                one.number,
+                when(one.at),
+                one.classes,
+                "in force" if one.in_force else "on trial" if one.on_trial else "",
+                one.note,
             )
-        if as_json:
-            emit({"set": scope.class_set, "space": scope.space, "manifests": found})
-            return
-        table(
-            ["manifest", "when", "classes", "", "note"],
-            [
-                (
-                    one["number"],
-                    when(float(str(one["at"]))),
-                    one["classes"],
-                    "in force" if one["in_force"] else "on trial" if one["on_trial"] else "",
-                    one["note"],
-                )
-                for one in found
-            ],
-        )
+            for one in found
+        ],
+    )
 
 
 def diff(
@@ -287,49 +221,17 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show what is different: classes, shots, what may be confused, accuracy as reported."""
-    from accrue.sync import curation
-
-    with visit(context, contributions=True) as (workspace, _):
-        scope = workspace.scope(class_set, space)
-        change = curation.compare(workspace, scope, first, last)
-        accuracy = _accuracy(workspace, scope, last)
-        if as_json:
-            emit({"difference": asdict(change), "accuracy": accuracy})
-            return
-        show_difference(change)
-        if accuracy["devices"]:
-            note(
-                f"accuracy on kept shots, as {count(accuracy['devices'], 'device')} reported: "
-                f"{accuracy['before']:.1%} -> {accuracy['after']:.1%}"
-            )
-
-
-def _accuracy(workspace: Workspace, scope: Scope, number: int | None) -> dict[str, Any]:
-    """Means over the devices that reported a manifest: (share before, share after)."""
-    from accrue.sync.report import TEN_THOUSANDTHS
-
-    head = workspace.head(scope)
-    if number is None and head is not None:
-        newest = head.canary.version if head.canary else head.stable
-        number = newest.number if newest else None
-    found: list[SetReport] = []
-    for said in reports(workspace).values():
-        found += [
-            one
-            for one in (said.sets if said else ())
-            if (one.class_set, one.space) == (scope.class_set, scope.space)
-            and one.manifest == number
-            and one.accuracy is not None
-            and one.before is not None
-        ]
-    if not found:
-        return {"manifest": number, "devices": 0, "before": None, "after": None}
-    return {
-        "manifest": number,
-        "devices": len(found),
-        "before": sum(one.before or 0 for one in found) / len(found) / TEN_THOUSANDTHS,
-        "after": sum(one.accuracy or 0 for one in found) / len(found) / TEN_THOUSANDTHS,
-    }
+    with governing(context) as owner:
+        change, accuracy = owner.diff(first, last, class_set, space)
+    if as_json:
+        emit({"difference": asdict(change), "accuracy": asdict(accuracy)})
+        return
+    show_difference(change)
+    if accuracy.before is not None:
+        note(
+            f"accuracy on kept shots, as {count(accuracy.devices, 'device')} reported: "
+            f"{accuracy.before:.1%} -> {accuracy.after:.1%}"
+        )
 
 
 def coming(

@@ -12,7 +12,7 @@ from accrue.learn.state import State
 from accrue.learn.statistics import SCALE, Floats, Rows
 
 MOST = 1_000  # moments; the time grows with their square, 0.5 s here
-# Measured on grocery classes taught nowhere, with two encoders (docs/measurements.md).
+# Measured on grocery classes taught nowhere, with two encoders (docs/experiments.md).
 TOGETHER = 0.3  # mean cosine that makes a group, where classes were taught
 UNTAUGHT = 0.75  # and where too little was taught to tell how a class varies
 

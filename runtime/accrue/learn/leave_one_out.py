@@ -59,7 +59,7 @@ def familiarity(scores: Floats) -> Floats:
     """How much queries look like something taught: best score less half of the second best.
 
     The best score alone takes what resembles many classes a little for known. The half was the
-    best of the plain rules on groceries with classes left out (docs/measurements.md).
+    best of the plain rules on groceries with classes left out (docs/experiments.md).
 
     Args:
         scores: float64 (n, n_classes).

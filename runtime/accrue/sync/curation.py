@@ -52,6 +52,22 @@ def basis(workspace: Workspace, scope: Scope) -> Basis:
     return Basis(manifest.number, workspace.listed(manifest), manifest.considered, manifest.classes)
 
 
+def considered(workspace: Workspace, scope: Scope) -> Mapping[Key, int]:
+    """What the newest content in force has considered; cheap, where `basis` reads all of it."""
+    head = workspace.head(scope)
+    version = None if head is None else (head.canary.version if head.canary else head.stable)
+    return {} if version is None else workspace.manifest(scope, version).considered
+
+
+def undecided_and_decided(
+    workspace: Workspace, scope: Scope
+) -> tuple[list[Proposal], list[Proposal]]:
+    """Open proposals, and decided ones that wait for a manifest; oldest first."""
+    found = workspace.proposals(scope)
+    seen = considered(workspace, scope)
+    return [one for one in found if one.status == "open"], approved_and_denied(found, seen)
+
+
 def require_curated(workspace: Workspace, scope: Scope) -> ManifestHead:
     """The head in force; where there is none yet, one of version 0 that holds nothing.
 
@@ -91,13 +107,19 @@ def propose(workspace: Workspace, scope: Scope) -> list[Proposal]:
     return workspace.proposals(scope, "open")
 
 
-def proposed_difference(workspace: Workspace, proposal: Proposal) -> Difference:
-    """What approving one proposal would change."""
-    base = basis(workspace, proposal.scope)
-    return difference(
-        summarise(base.listed.values(), proposal.scope),
-        summarise({**base.listed, **_content_of(workspace, proposal)}.values(), proposal.scope),
-    )
+def proposed_differences(
+    workspace: Workspace, proposals: Sequence[Proposal]
+) -> dict[int, Difference]:
+    """What approving each proposal, by itself, would change; by its id."""
+    found: dict[int, Difference] = {}
+    for scope in dict.fromkeys(one.scope for one in proposals):
+        base = basis(workspace, scope)
+        before = summarise(base.listed.values(), scope)
+        for one in proposals:
+            if one.scope == scope:
+                after = {**base.listed, **_content_of(workspace, one)}
+                found[one.id] = difference(before, summarise(after.values(), scope))
+    return found
 
 
 def publish(

@@ -6,11 +6,13 @@ to be what the owner's folder says, so a broker that lost everything is filled a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 from accrue.errors import AccrueError, BrokerUnreachable, Conflict, LinkError, NotFound, Rejected
 from accrue.sync.broker import BrokerFolder, new_password
@@ -32,7 +34,8 @@ ANSWER_S = 30.0  # without any progress, then the broker is taken to be gone
 PACKET_OVERHEAD_BYTES = 1024
 WRONG_LIMIT = 50  # requests that know no code, then an invitation ends
 FETCH_FILTERS = 8  # of one SUBSCRIBE
-CA_FILE = "ca.crt"
+CA_FILE, LOCK_FILE = "ca.crt", "visit.lock"
+WAIT_S = 20.0  # for another visit to end: the broker knows the owner by one client id
 
 Progress = Callable[[str, int, int], None]
 
@@ -91,16 +94,44 @@ class OwnerLine:
         self.loop.add(self.link)
 
     def __enter__(self) -> OwnerLine:
-        self.link.open()
+        """Raises Conflict where another visit does not end; LinkError."""
+        self._turn = self._wait_for_turn()
         try:
+            self.link.open()
             self._until(lambda: self.link.is_up, CONNECT_S, "connect")
         except BaseException:
-            self.loop.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.loop.close()
+        self._turn.close()
+
+    def _wait_for_turn(self) -> IO[str]:
+        """One visit at a time, of all processes with this folder."""
+        path = self._workspace.folder / LOCK_FILE
+        path.touch(mode=0o600)
+        file = path.open("a")
+        until = self._clock() + WAIT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except BlockingIOError:
+                if self._clock() > until:
+                    file.close()
+                    raise Conflict(
+                        f"another visit at the broker of fleet {self._workspace.fleet} has not "
+                        f"ended within {WAIT_S:g} s",
+                        hint="let it end first, as `accrue-fleet roster accept`; nothing was "
+                        "changed",
+                        path=str(self._workspace.folder),
+                    ) from None
+                time.sleep(0.05)
+            except BaseException:
+                file.close()
+                raise
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -134,6 +165,7 @@ class OwnerLine:
         found = Snapshot()
         if contributions:
             self._take_contributions(found)
+            self._workspace.note_visit()
         return found
 
     def _snapshot(self, filters: list[str]) -> None:
@@ -223,7 +255,7 @@ class OwnerLine:
             LinkError: the broker did not take a message.
         """
         workspace = self._workspace
-        sent = 0
+        sent, last = 0, workspace.last_step()
         roster_topic = self.topics.path("roster")
         if not self._retained.get(roster_topic):
             workspace.forget_published()  # a new broker, or one that lost everything
@@ -259,6 +291,7 @@ class OwnerLine:
                     sent += 1
                 self._drain(0)
                 workspace.note_cleared(digest)
+        workspace.note_told(last)
         return sent
 
     def put(self, name: str, payload: bytes, **fields: str) -> None:
@@ -459,25 +492,28 @@ def admit(workspace: Workspace, device: str, files: BrokerFolder | None) -> tupl
     Returns:
         And whether a broker on this machine has taken the account up.
     """
-    broker = require_broker(workspace)
     password = new_password()
+    admission = admission_of(workspace, device, password)
     reloaded = False
     if files is not None:
         files.set_account(device, "device", password)
         reloaded = reload_broker(files)
-    return (
-        Admission(
-            workspace.fleet,
-            workspace.public,
-            device,
-            password,
-            workspace.roster().version,
-            broker.ca,
-            broker.host,
-            broker.port,
-            broker.tls,
-        ),
-        reloaded,
+    return admission, reloaded
+
+
+def admission_of(workspace: Workspace, device: str, password: str) -> Admission:
+    """What a device with this password at the broker is told. Raises NotFound for no broker."""
+    broker = require_broker(workspace)
+    return Admission(
+        workspace.fleet,
+        workspace.public,
+        device,
+        password,
+        workspace.roster().version,
+        broker.ca,
+        broker.host,
+        broker.port,
+        broker.tls,
     )
 
 

@@ -3,6 +3,7 @@
     owner.key   the fleet's private key, 0600. Who has it is the owner.
     owner.json  fleet, and how the owner reaches the broker; 0600, with the password
     owner.db    rosters, manifests, proposals, what the devices said, and the log (SQLite)
+    visit.lock  held by whoever is at the broker as the owner
 
 Each step is one transaction and one entry of the log, with what was before it; undoing a step puts
 that back as a new, higher version. Nothing here talks to the broker: `accrue.sync.owner` does.
@@ -19,7 +20,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from accrue.errors import Conflict, FormatError, NotFound
+from accrue.errors import Conflict, FormatError, FutureVersion, NotFound
 from accrue.store.database import Database
 from accrue.store.failures import corrupt, translated
 from accrue.store.names import shown
@@ -77,6 +78,10 @@ _SCHEMA = (
         verb TEXT NOT NULL, summary TEXT NOT NULL, subject TEXT, before TEXT, after TEXT,
         undoes INTEGER REFERENCES log (seq), undone_by INTEGER REFERENCES log (seq))""",
 )
+_MIGRATIONS: tuple[Sequence[str], ...] = (  # the first makes version 1 of the file, and so on
+    _SCHEMA,
+    ("ALTER TABLE log ADD COLUMN actor TEXT NOT NULL DEFAULT ''",),
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Step:
         subject: what it changed, and `before`, `after`: from what to what; None where it cannot be
             undone.
         undoes: the step that it took back. undone_by: the one that took it back.
+        actor: who took it; "" where that was not written down yet.
     """
 
     seq: int
@@ -98,6 +104,7 @@ class Step:
     after: Any
     undoes: int | None
     undone_by: int | None
+    actor: str
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ class Workspace:
 
     Attributes:
         folder, fleet. key: the fleet's private key. broker: how the owner gets there, if known.
-        clock: for stamps of revocation and rotation.
+        clock: for stamps of revocation and rotation. actor: who takes the steps.
     """
 
     def __init__(
@@ -149,6 +156,7 @@ class Workspace:
         broker: Broker | None,
         database: Database,
         now: Callable[[], float],
+        actor: str = "",
     ) -> None:
         self.folder = folder
         self.fleet = fleet
@@ -156,10 +164,13 @@ class Workspace:
         self.broker = broker
         self.database = database
         self.now = now
+        self.actor = actor
         self.clock = Clock(self._meta("clock"), lambda: int(now() * 1000))
 
     @classmethod
-    def create(cls, folder: Path, fleet: str, *, now: Callable[[], float] = time.time) -> Workspace:
+    def create(
+        cls, folder: Path, fleet: str, *, now: Callable[[], float] = time.time, actor: str = ""
+    ) -> Workspace:
         """Makes a fleet: a new key, and a first roster without devices.
 
         Raises:
@@ -177,7 +188,7 @@ class Workspace:
         write_private(folder / KEY, key.private_bytes_raw().hex().encode() + b"\n")
         with translated(folder):
             folder.chmod(0o700)
-        found = cls(folder, fleet, key, None, _database(folder), now)
+        found = cls(folder, fleet, key, None, _database(folder), now, actor)
         try:
             found._save_config()
             roster = Roster(fleet, 1, found.public)
@@ -190,7 +201,9 @@ class Workspace:
         return found
 
     @classmethod
-    def open(cls, folder: Path, *, now: Callable[[], float] = time.time) -> Workspace:
+    def open(
+        cls, folder: Path, *, now: Callable[[], float] = time.time, actor: str = ""
+    ) -> Workspace:
         """Raises NotFound, Conflict where others may read the key, FormatError."""
         config = read_json(folder / CONFIG, "fleet owner", _HINT)
         path = folder / KEY
@@ -219,7 +232,7 @@ class Workspace:
             raise FormatError(
                 f"{folder} is no owner's folder: {error}", hint=_HINT, path=str(folder)
             ) from None
-        workspace = cls(folder, fleet, key, broker, _database(folder), now)
+        workspace = cls(folder, fleet, key, broker, _database(folder), now, actor)
         workspace.drop_invites()
         return workspace
 
@@ -252,9 +265,43 @@ class Workspace:
     def tick(self) -> int:
         """A stamp of the owner, kept over restarts."""
         stamp = self.clock.tick()
-        with self.database.atomic() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('clock', ?)", (stamp,))
+        self._set_meta("clock", stamp)
         return stamp
+
+    @property
+    def visited_at(self) -> float | None:
+        """When the broker was read last, in unix seconds; None: never."""
+        found = self._meta("visited")
+        return found / 1000 if found else None
+
+    def note_visit(self) -> None:
+        """The broker was read just now."""
+        self._set_meta("visited", int(self.now() * 1000))
+
+    @property
+    def untold(self) -> int:
+        """Steps that were taken since the broker was told."""
+        with self.database.reading() as db:
+            (count,) = db.execute(
+                "SELECT count(*) FROM log WHERE seq > ? AND subject IS NOT NULL "
+                "AND subject NOT LIKE 'proposal/%'",
+                (self._meta("told"),),
+            ).fetchone()
+        return int(count)
+
+    def last_step(self) -> int:
+        """Number of the newest step."""
+        with self.database.reading() as db:
+            (seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM log").fetchone()
+        return int(seq)
+
+    def note_told(self, seq: int) -> None:
+        """The broker retains what the folder said up to this step."""
+        self._set_meta("told", seq)
+
+    def _set_meta(self, key: str, value: int) -> None:
+        with self.database.atomic() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def _meta(self, key: str) -> int:
         with self.database.reading() as db:
@@ -288,6 +335,11 @@ class Workspace:
         """A new version of the roster with this device as given; None: without it."""
         value = member and member.to_body()
         return self._change(verb, summary, f"device/{device}", value)
+
+    def set_devices(self, members: Mapping[str, Member | None], verb: str, summary: str) -> Step:
+        """As `set_device`, many at once: one version of the roster and one step."""
+        values = {device: member and member.to_body() for device, member in members.items()}
+        return self._change(verb, summary, f"devices/{','.join(sorted(values))}", values)
 
     def set_policy(self, class_set: str, policy: Policy | None) -> Step:
         """Raises Conflict where it is so already."""
@@ -554,21 +606,24 @@ class Workspace:
 
     def decide(self, number: int, status: str, remark: str) -> Step:
         """Raises NotFound, Conflict where it is decided already."""
-        found = self.proposal(number)
-        if found.status != "open":
-            raise Conflict(
-                f"proposal {number} is {found.status} already",
-                hint="take that back with: accrue-fleet undo",
-                found=found.status,
+        with self.database.atomic():
+            found = self.proposal(number)
+            if found.status != "open":
+                raise Conflict(
+                    f"proposal {number} is {found.status} already",
+                    hint="it was gathered anew: accrue-fleet propose"
+                    if found.status == "replaced"
+                    else "take that back with: accrue-fleet undo",
+                    found=found.status,
+                )
+            verb = {"approved": "approve", "denied": "deny"}[status]
+            said = f": {remark}" if remark else ""
+            return self._change(
+                verb,
+                f"{status} proposal {number}, {found.name}{said}",
+                f"proposal/{number}",
+                {"status": status, "remark": remark},
             )
-        verb = {"approved": "approve", "denied": "deny"}[status]
-        said = f": {remark}" if remark else ""
-        return self._change(
-            verb,
-            f"{status} proposal {number}, {found.name}{said}",
-            f"proposal/{number}",
-            {"status": status, "remark": remark},
-        )
 
     # ---- invitations ----------------------------------------------------------------------------
 
@@ -623,13 +678,13 @@ class Workspace:
         with self.database.reading() as db:
             return dict(db.execute("SELECT device, hash FROM account").fetchall())
 
-    def note_closed(self, device: str, hashed: str) -> None:
+    def note_closed(self, accounts: Mapping[str, str]) -> None:
         with self.database.atomic() as db:
-            db.execute("INSERT OR REPLACE INTO account VALUES (?, ?)", (device, hashed))
+            db.executemany("INSERT OR REPLACE INTO account VALUES (?, ?)", accounts.items())
 
-    def note_opened(self, device: str) -> None:
+    def note_opened(self, devices: Iterable[str]) -> None:
         with self.database.atomic() as db:
-            db.execute("DELETE FROM account WHERE device = ?", (device,))
+            db.executemany("DELETE FROM account WHERE device = ?", [(one,) for one in devices])
 
     # ---- the log --------------------------------------------------------------------------------
 
@@ -683,7 +738,7 @@ class Workspace:
                 )
             if self._current(found.subject) != found.after:
                 later = next(
-                    (s for s in self.log() if s.subject == found.subject and s.seq > found.seq),
+                    (s for s in self.log() if s.seq > found.seq and _overlap(s, found)),
                     None,
                 )
                 raise Conflict(
@@ -711,6 +766,9 @@ class Workspace:
         if kind == "device":
             member = self.roster().devices.get(key)
             return None if member is None else member.to_body()
+        if kind == "devices":
+            known = self.roster().devices
+            return {one: known[one].to_body() if one in known else None for one in key.split(",")}
         if kind == "policy":
             return self.roster().sets.get(key)
         if kind == "head":
@@ -732,6 +790,9 @@ class Workspace:
             if kind == "device":
                 member = None if value is None else Member.from_body(value)
                 self._keep_roster(self.roster().with_device(key, member))
+            elif kind == "devices":
+                members = {one: body and Member.from_body(body) for one, body in value.items()}
+                self._keep_roster(self.roster().with_devices(members))
             elif kind == "policy":
                 self._keep_roster(self.roster().with_policy(key, value))
             elif kind == "head":
@@ -776,9 +837,17 @@ class Workspace:
     ) -> Step:
         with self.database.atomic() as db:
             done = db.execute(
-                """INSERT INTO log (at, verb, summary, subject, before, after)
-                VALUES (?, ?, ?, ?, ?, ?)""",
-                (self.now(), verb, summary, subject, json.dumps(before), json.dumps(after)),
+                """INSERT INTO log (at, verb, summary, subject, before, after, actor)
+                VALUES (?, ?, ?, ?, ?, ?, ?)""",
+                (
+                    self.now(),
+                    verb,
+                    summary,
+                    subject,
+                    json.dumps(before),
+                    json.dumps(after),
+                    self.actor,
+                ),
             )
             return self.step(int(done.lastrowid or 0))
 
@@ -812,6 +881,16 @@ class WorkspaceLedger:
                 self._where,
             ).fetchall()
         return {(device, class_id): revision for device, class_id, revision in rows}
+
+    def stamp(self) -> tuple[int, int]:
+        """Changes with what is held: how many contributions, and a sum of their revisions."""
+        with self._database.reading() as db:
+            count, revisions = db.execute(
+                """SELECT count(*), coalesce(sum(revision & 0xffffffff), 0) FROM contribution
+                WHERE class_set = ? AND space = ?""",
+                self._where,
+            ).fetchone()
+        return int(count), int(revisions)
 
     def has_part(self, sha256: str) -> bool:
         with self._database.reading() as db:
@@ -878,14 +957,24 @@ class WorkspaceLedger:
         return found
 
 
-_STEP = "seq, at, verb, summary, subject, before, after, undoes, undone_by"
+_STEP = "seq, at, verb, summary, subject, before, after, undoes, undone_by, actor"
 
 
 def _step(row: Sequence[Any]) -> Step:
-    seq, at, verb, summary, subject, before, after, undoes, undone_by = row
-    return Step(
-        seq, at, verb, summary, subject, json.loads(before), json.loads(after), undoes, undone_by
-    )
+    seq, at, verb, summary, subject, before, after, *rest = row
+    return Step(seq, at, verb, summary, subject, json.loads(before), json.loads(after), *rest)
+
+
+def _overlap(one: Step, other: Step) -> bool:
+    """Whether two steps changed the same thing; a step can be about many devices."""
+
+    def subjects(step: Step) -> set[str]:
+        kind, _, key = (step.subject or f"step/{step.seq}").partition("/")
+        if kind == "devices":
+            return {f"device/{device}" for device in key.split(",")}
+        return {f"{kind}/{key}"}
+
+    return not subjects(one).isdisjoint(subjects(other))
 
 
 def _head_value(scope: Scope, stable: Version | None, canary: Canary | None) -> dict[str, Any]:
@@ -917,10 +1006,19 @@ def _database(folder: Path) -> Database:
     try:
         path.chmod(0o600)
         with database.atomic() as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _SCHEMA:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > len(_MIGRATIONS):
+                raise FutureVersion(
+                    f"{path} is of version {version}; this Accrue reads up to {len(_MIGRATIONS)}",
+                    hint="update Accrue on this computer",
+                    path=str(path),
+                    found=version,
+                    expected=len(_MIGRATIONS),
+                )
+            for statements in _MIGRATIONS[version:]:
+                for statement in statements:
                     db.execute(statement)
-                db.execute("PRAGMA user_version = 1")
+            db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
     except BaseException:
         database.close()
         raise

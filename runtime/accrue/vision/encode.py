@@ -25,7 +25,7 @@ Embeddings = NDArray[np.float32]
 
 CPU_PROVIDER = "CPUExecutionProvider"
 BATCH = 8  # images
-# On a CPU more gains nothing and takes memory: docs/measurements.md, "Images at once".
+# On a CPU more gains nothing and takes memory: docs/experiments.md, "Images at once".
 CPU_BATCH = 2
 MIN_COSINE = 0.999  # of every golden image to its reference
 _FATAL = 4  # severity in ONNX Runtime's log

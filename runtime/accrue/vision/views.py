@@ -38,7 +38,7 @@ class View(NamedTuple):
     mirrored: bool = False
 
 
-# In the order in which each helps most, as measured on groceries (docs/measurements.md).
+# In the order in which each helps most, as measured on groceries (docs/experiments.md).
 VIEWS = (
     View(0),
     View(0.7, mirrored=True),

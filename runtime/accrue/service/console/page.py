@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from accrue.errors import AccrueError
 from accrue.service.access import VIEWER, Grant
 from accrue.service.console.look import CHOICES, COOKIE, Look
+from accrue.service.console.summaries import said as said_of
 from accrue.service.console.words import LANGUAGES, Words
 from accrue.service.http.guard import grant_of
 from accrue.service.http.problems import status_of
@@ -32,7 +33,17 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 REMEMBERED = 200
 SAID_SECONDS = 120.0
-KEPT = ("name", "into", "new", "class", "code")  # fields whose words are shown again
+KEPT = (
+    "name",
+    "into",
+    "new",
+    "class",
+    "code",
+    "prompt",
+    "remark",
+    "note",
+)  # fields whose words are shown again
+PLACES = {"class": "classes", "owner": "fleet", "owner_diff": "fleet"}  # in the bar
 LOOPBACK = ("127.0.0.1", "::1", "localhost", "testclient")
 
 
@@ -41,7 +52,7 @@ class Said:
     """What is told on the next page.
 
     Attributes:
-        text: what was done. entry: of the journal, to be undone with one tap.
+        text: what was done. entry: of the journal, to be undone with one tap at `undo_at`.
         error: or what went wrong. open, wanted: the part of the page that it was about, and what
             had been typed there, so that nobody types it twice.
     """
@@ -52,6 +63,7 @@ class Said:
     open: str = ""
     wanted: Mapping[str, str] = field(default_factory=dict)
     pairing: Any = None
+    undo_at: str = "/history/undo"
 
 
 class Memory:
@@ -140,18 +152,24 @@ class Pages:
                 "look": look,
                 "look_choices": CHOICES,
                 "languages": LANGUAGES,
-                "page": "classes" if page == "class" else page,
+                "page": PLACES.get(page, page),
                 "title": words(title) if words.has(title) else "",
                 "role": grant.role if grant else VIEWER,
                 "actor": grant.name if grant else "",
-                "list": page in ("classes", "class", "history", "fleet", "device"),
+                "list": PLACES.get(page, page) in ("classes", "history", "fleet", "device"),
+                "told_entry": lambda entry: said_of(words, entry.summary),
                 "modules": ["app.js", *modules],
                 "cli": cli,
                 "plain": _overheard(request),
                 "event": self.device.events.last,
                 "waiting_unknown": 0,
                 "problem": told(words, said.error),
-                "done": {"text": said.text, "entry": said.entry, "go": request.url.path}
+                "done": {
+                    "text": said.text,
+                    "entry": said.entry,
+                    "undo_at": said.undo_at,
+                    "go": request.url.path,
+                }
                 if said.text
                 else None,
                 "open": said.open,
@@ -180,6 +198,7 @@ def told(words: Words, error: AccrueError | None) -> dict[str, str] | None:
     if error is None:
         return None
     by_status = {401: "paired", 403: "role", 412: "changed", 413: "big", 429: "busy", 503: "busy"}
+    by_status[502] = "broker"
     by_kind = {"NotFound": "gone", "Conflict": "conflict", "Refused": "refused"}
     status, _ = status_of(error)
     key = by_status.get(status) or by_kind.get(error.kind, "other")

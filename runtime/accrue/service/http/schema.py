@@ -32,8 +32,8 @@ def plain(value: Any) -> Any:
 
 
 def in_json(name: str) -> str:
-    """What a field is called in JSON: `class` is no name in Python."""
-    return "class" if name == "class_name" else name
+    """What a field is called in JSON: `class` and `from` are no names in Python."""
+    return {"class_name": "class", "from_": "from"}.get(name, name)
 
 
 def read(cls: type[T], value: Any, where: str = "the body") -> T:
@@ -163,9 +163,10 @@ class Schemas:
         origin, args = get_origin(kind), get_args(kind)
         if origin in (Union, types.UnionType):
             parts = [one for one in args if one is not type(None)]
+            if len(parts) < len(args) and len(parts) > 1:
+                return {"anyOf": [*map(self.of, parts), {"type": "null"}]}
             if len(parts) < len(args):
-                (one,) = parts
-                inner = self.of(one)
+                inner = self.of(parts[0])
                 if "type" in inner and isinstance(inner["type"], str):
                     return {**inner, "type": [inner["type"], "null"]}
                 return {"anyOf": [inner, {"type": "null"}]}

@@ -19,7 +19,7 @@ export class Problem extends Error {
   /** In the words of the operator, then as the box said it. */
   get title() {
     if (this.status === 412 || this.status === 428) return t("problem.changed");
-    const key = { 401: "paired", 403: "role", 413: "big", 429: "busy", 503: "busy" }[this.status];
+    const key = { 401: "paired", 403: "role", 413: "big", 429: "busy", 502: "broker", 503: "busy" }[this.status];
     if (key) return t(`problem.${key}`);
     const known = { NotFound: "gone", Conflict: "conflict", Refused: "refused" }[this.kind];
     return t(`problem.${known || "other"}`);
