@@ -68,9 +68,9 @@ def qemu() -> str:
 
 def namespaces_work() -> None:
     """Skips where a user namespace has no binfmt_misc of its own."""
+    try_it = ["mount", "-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount"]
-        + ["mount", "-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"],
+        ["unshare", "--user", "--map-root-user", "--mount", *try_it],
         capture_output=True,
         text=True,
         check=False,
