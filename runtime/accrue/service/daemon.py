@@ -5,16 +5,20 @@ from __future__ import annotations
 import fcntl
 import logging
 import math
+import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from accrue import __version__
+from accrue.board import Board, which
 from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.box import Box, Learned, Prediction, Receipt
 from accrue.service.burst import Burst
@@ -43,6 +47,7 @@ from accrue.vision.live import Live, Status
 from accrue.vision.sources import Frame
 
 LOCK_NAME = "run.lock"
+LEFTOVERS = (".clip-", ".evaluate-", ".restore-", ".backup-")  # temporary names in the folder
 ENROLMENT = "enrolment"  # the name of the credential; docs/fleet.md
 MOST_SESSIONS = 4  # teach sessions that are open at once
 REMEMBERED_SESSIONS = 20
@@ -123,6 +128,7 @@ class Device:
         cameras: as for `open_source`; default: setting `cameras`.
         alive: called by the working loop each time that it has come round.
         opened: makes a camera of a source; for tests.
+        origins: where each setting comes from, by its key, for people.
     """
 
     def __init__(
@@ -132,8 +138,9 @@ class Device:
         cameras: Sequence[str] | None = None,
         alive: Callable[[], object] = lambda: None,
         opened: Callable[[str, threading.Condition], Live] | None = None,
+        origins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.settings = settings
+        self.settings, self.origins = settings, origins
         self.sources = tuple(settings.cameras if cameras is None else cameras)
         self.events = Events()
         self.jobs = Jobs(self._job_changed)
@@ -158,6 +165,11 @@ class Device:
         self._head = 0
         self._unknown: tuple[int, int] = (0, 0)
         self._lock_file: IO[str] | None = None
+
+    @cached_property
+    def board(self) -> Board | None:
+        """The board in force; None where none is known."""
+        return which(self.settings.board).board
 
     # ---- life -----------------------------------------------------------------------------------
 
@@ -235,6 +247,9 @@ class Device:
                 path=str(self.settings.state),
             ) from None
         self._lock_file = file
+        for prefix in LEFTOVERS:  # of uploads that a kill or a power cut ended
+            for path in self.settings.state.glob(f"{prefix}*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _remark(self, text: str) -> None:
         log.warning(text)
@@ -493,7 +508,7 @@ class Device:
                     self._publish_changes()
                 self._tell_unknown()
                 for session in list(self.teaching.values()):
-                    session.expire(time.time())
+                    session.expire(time.monotonic())
                 said = ""
             except Exception as error:  # a full disk must not end the watching
                 text = error.message if isinstance(error, AccrueError) else repr(error)

@@ -26,6 +26,7 @@ from accrue.errors import (
     NotFound,
     RowsError,
     SpaceMismatch,
+    StoreError,
     StoreFull,
     UsageError,
 )
@@ -375,7 +376,7 @@ class Store:
         elif active == 0:
             recorder.set(
                 "class", new, active=1, name=name, created_at=at,
-                counts_as=None, retain=None, budget=None, prompt=None, text=None,
+                counts_as=None, retain=None, budget=None, prompt=None, text=None, disabled=0,
             )  # fmt: skip
         elif fleet.joined(db) is None:
             raise corrupt(self.path, f"active class {new} does not bear its own name")
@@ -685,6 +686,35 @@ class Store:
             )
             return journal.entry(db, recorder.seq)
 
+    def disable(self, name: str, *, actor: str = "") -> Entry:
+        """Leaves a class, with what counts as it, out of what this device answers.
+
+        Nothing of it is touched: it can be taught, renamed and merged as before, its statistics
+        stay in the state and its digest, and the fleet is told nothing.
+
+        Raises:
+            NotFound: no such class. Conflict: it is disabled already.
+        """
+        return self._set_disabled(name, "disable", actor)
+
+    def enable(self, name: str, *, actor: str = "") -> Entry:
+        """Takes a disabled class back in. Raises NotFound; Conflict where it is not disabled."""
+        return self._set_disabled(name, "enable", actor)
+
+    def _set_disabled(self, name: str, verb: Literal["disable", "enable"], actor: str) -> Entry:
+        value = int(verb == "disable")
+        with self._changing() as db:
+            target = self._require_root(db, name)
+            display = journal.value_of(db, "class", target, "name")
+            if journal.value_of(db, "class", target, "disabled") == value:
+                raise Conflict(
+                    f"class {shown(display)} is {verb}d already", hint="see `accrue class list`"
+                )
+            recorder = self._entry(db, verb, f"{verb}d {shown(display)}", actor)
+            recorder.hold("class", target, "active")
+            recorder.set("class", target, disabled=value)
+            return journal.entry(db, recorder.seq)
+
     def undo(self, seq: int | None = None, *, actor: str = "") -> Entry:
         """Reverses entry `seq`, or what last took effect; of an undo, that is a redo.
 
@@ -701,8 +731,7 @@ class Store:
         that names nothing and cannot be undone. Give a name or the id of a class.
 
         Raises:
-            NotFound. StoreBusy: another process reads; nothing (or not the last copy in the write
-            ahead log) was deleted.
+            NotFound. StoreBusy: another process reads; nothing was deleted.
         """
         self._empty_wal()
         with self._changing() as db:
@@ -745,11 +774,14 @@ class Store:
                 "INSERT INTO change (entry, tbl, key, col) VALUES (?, 'purge', '', '')",
                 (recorder.seq,),
             )
-        with self._database.plain() as db:
-            db.execute("VACUUM")
-        self._empty_wal()
-        aside = sorted(self.path.parent.glob(f"{FILE_NAME}{ASIDE}*"))
-        return Purged(len(doomed), shots, rows, tuple(str(path) for path in aside))
+        also_in = sorted(self.path.parent.glob(f"{FILE_NAME}{ASIDE}*"))
+        try:
+            with self._database.plain() as db:
+                db.execute("VACUUM")
+            self._empty_wal()
+        except StoreError:  # the class is gone for good; its bytes are where nothing reads them
+            also_in.append(self.path.with_name(FILE_NAME + "-wal"))
+        return Purged(len(doomed), shots, rows, tuple(map(str, also_in)))
 
     def _say_purged(self, db: sqlite3.Connection, doomed: list[str]) -> None:
         """In a fleet: all that is known of these classes is gone, and packed bytes with it."""
@@ -972,6 +1004,7 @@ class Store:
             texts = dict(
                 db.execute("SELECT id, text FROM class WHERE active = 1 AND text IS NOT NULL")
             )
+            disabled = {row[0] for row in db.execute("SELECT id FROM class WHERE disabled = 1")}
             shots: dict[str, list[tuple[str, int, bytes]]] = {}
             for member, *shot in db.execute(
                 """SELECT class_id, id, n_rows, rows FROM shot
@@ -1004,6 +1037,7 @@ class Store:
                         b"".join(refused.get(member, b"") for member in group), self.dim, self.path
                     ),
                     _rows(texts[root], self.dim, self.path)[0] if root in texts else None,
+                    root in disabled,
                 )
             )
         return found
@@ -1152,11 +1186,12 @@ class Store:
         columns = {
             row[0]: row[1:]
             for row in db.execute(
-                "SELECT id, name, created_at, counts_as, retain, budget, prompt FROM class"
+                """SELECT id, name, created_at, counts_as, retain, budget, prompt, disabled
+                FROM class"""
             )
         }
         for root, group in sorted(groups.items(), key=lambda item: (columns[item[0]][1], item[0])):
-            name, created_at, counts_as, retain, budget, prompt = columns[root]
+            name, created_at, counts_as, retain, budget, prompt, disabled = columns[root]
             counts = [totals.get(member, (0, 0, 0, None)) for member in group]
             sums = [received.get(member, {}) for member in group]
             devices = {d for c in counts if c[3] for d in c[3].split(",")}
@@ -1174,6 +1209,7 @@ class Store:
                 budget=self._budget if budget is None else budget,
                 prompt=prompt,
                 devices=tuple(sorted(devices.union(*sums))),
+                disabled=bool(disabled),
             )
 
 
@@ -1222,8 +1258,13 @@ def _groups(db: sqlite3.Connection) -> _Groups:
 
 def _follow(db: sqlite3.Connection, one: str) -> str:
     """The end of the chain of "counts as"."""
+    seen = {one}
     while (target := journal.value_of(db, "class", one, "counts_as")) is not None:
         one = str(target)
+        if one in seen:  # no verb makes such a ring, bytes from elsewhere may
+            path = db.execute("PRAGMA database_list").fetchone()[2]
+            raise corrupt(Path(path), f"class {one} counts as itself")
+        seen.add(one)
     return one
 
 

@@ -235,7 +235,7 @@ class Request:
         """The keys of a code, if the device knows it. Takes a tenth of a second."""
         keys = CodeKeys.derive(self.fleet, code, self.applicant.device)
         right = _mac(keys.request, {k: v for k, v in self.body.items() if k != "mac"})
-        return keys if hmac.compare_digest(right, self.body["mac"]) else None
+        return keys if hmac.compare_digest(right.encode(), self.body["mac"].encode()) else None
 
 
 @dataclass(frozen=True)

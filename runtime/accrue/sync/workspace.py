@@ -882,6 +882,16 @@ class WorkspaceLedger:
             ).fetchall()
         return {(device, class_id): revision for device, class_id, revision in rows}
 
+    def stamp(self) -> tuple[int, int]:
+        """Changes with what is held: how many contributions, and a sum of their revisions."""
+        with self._database.reading() as db:
+            count, revisions = db.execute(
+                """SELECT count(*), coalesce(sum(revision & 0xffffffff), 0) FROM contribution
+                WHERE class_set = ? AND space = ?""",
+                self._where,
+            ).fetchone()
+        return int(count), int(revisions)
+
     def has_part(self, sha256: str) -> bool:
         with self._database.reading() as db:
             found = db.execute("SELECT 1 FROM part WHERE sha256 = ?", (sha256,)).fetchone()
