@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_world import Done, World, call
 
 from accrue.cli import owner as owner_cli
 from accrue.errors import Conflict, FormatError, Rejected, StoreFull, UsageError
@@ -27,6 +26,7 @@ from accrue.sync.broker import BrokerFolder, password_hash
 from accrue.sync.enrol import Enrolment, open_ticket
 from accrue.sync.roster import open_roster
 from accrue.sync.workspace import Workspace
+from fleet_world import Done, World, call
 from provisioning import cli, identities
 
 DEADLINE_S = 60.0

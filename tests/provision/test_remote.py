@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_world import Done, call
 from sshd import Machine
 
 from accrue.board import Board
@@ -23,6 +22,7 @@ from accrue.device import Device
 from accrue.errors import NotFound, Refused
 from accrue.sync.enrol import Enrolment
 from accrue.sync.identity import Identity
+from fleet_world import Done, call
 from provisioning import cli, receive, remote
 from provisioning.payload import Plan
 from provisioning.wheelhouse import Wheel

@@ -910,7 +910,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--wait",
             type=float,
-            default=HEALTH_S,
+            default=float(os.environ.get("ACCRUE_RELEASE_WAIT", HEALTH_S)),
             metavar="SECONDS",
             help=f"Until it has to be healthy; default {HEALTH_S:.0f}.",
         )
