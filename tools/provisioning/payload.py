@@ -218,6 +218,7 @@ def _units(root: Path) -> None:
             _copy(unit, root / "usr/lib/systemd/system" / unit.relative_to(source / "system"))
     for kind in ("sysusers.d", "tmpfiles.d"):
         _copy(source / kind / "accrue.conf", root / "usr/lib" / kind / "accrue.conf")
+    _copy(source / "accrue-display", root / "usr/lib/accrue/accrue-display", 0o755)
 
 
 def _settings(root: Path, plan: Plan) -> None:
@@ -227,6 +228,7 @@ def _settings(root: Path, plan: Plan) -> None:
         "state": "/var/lib/accrue",
         "bundle": "/opt/accrue/current/bundle",
         "listen": "0.0.0.0:8420",
+        "cameras": ["auto"],
         **plan.settings,
     }
     _write(
