@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from enum import Enum
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -79,7 +81,7 @@ def serve(
     _require_packages()
     from accrue.service.access import OWNER, Access
     from accrue.service.console import console_routes
-    from accrue.service.daemon import Device
+    from accrue.service.daemon import ENROLMENT, Device
     from accrue.service.heap import few_heaps
     from accrue.service.http.server import Service, write_address
     from accrue.service.logs import set_up
@@ -103,6 +105,9 @@ def serve(
         parts.callback(service.socket.close)
         parts.callback(device.stop)
         device.start()
+        given = os.environ.get("CREDENTIALS_DIRECTORY")  # by systemd, for LoadCredential=
+        if given:
+            device.enrol(Path(given) / ENROLMENT)
         outputs = Outputs(device)
         parts.callback(outputs.close)
         parts.callback(notifier.stopping)
