@@ -35,6 +35,7 @@ from accrue.service.standing import (
     StepTaken,
     Trial,
 )
+from accrue.store.names import shown
 from accrue.sync import curation, reload
 from accrue.sync.broker import BrokerFolder
 from accrue.sync.clock import COUNTER_BITS, stamp_ms
@@ -274,6 +275,12 @@ class Governance:
             for scope in scopes:
                 check(etag(workspace, scope))
             if policy == OPEN:
+                if workspace.roster().policy(class_set) == OPEN:
+                    raise Conflict(
+                        f"class set {shown(class_set)} is open already",
+                        hint="those that are there: accrue-fleet status",
+                        found=class_set,
+                    )
                 return [_step(workspace.set_policy(class_set, "open"))]
             return [_step(one) for one in curation.curate(workspace, class_set, scopes)]
 
