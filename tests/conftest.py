@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def draw_photo(
     r = radius * 0.3
     draw.ellipse((x - r, y - r, x + r, y + r), fill=edge)
     return image
+
+
+@pytest.fixture(scope="session")
+def nightly() -> bool:
+    """Whether this is the long run of `./tools/nightly`."""
+    return os.environ.get("ACCRUE_NIGHTLY") == "1"
 
 
 @pytest.fixture(scope="session")

@@ -297,7 +297,7 @@ class Bundle:
         try:
             version = np.lib.format.read_magic(content)
             header = np.lib.format.read_array_header_1_0(content)
-        except (ValueError, MemoryError, RecursionError) as error:
+        except Exception as error:  # numpy reads the header as Python: SyntaxError, TokenError ...
             raise BundleError(
                 f"bundle {self.path}: {name} is no array file: {_one_line(error)}",
                 hint=_AGAIN,

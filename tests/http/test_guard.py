@@ -233,7 +233,7 @@ def test_metrics_are_for_the_machine_itself(run: Callable[..., Running], taught:
 
 def test_a_code_expires_and_guessing_is_slowed(tmp_path: Any) -> None:
     now = 1000.0
-    with Access(tmp_path, clock=lambda: now) as access:
+    with Access(tmp_path, clock=lambda: now, ticks=lambda: now) as access:
         code = access.invite("viewer", by="tests")
         with pytest.raises(UsageError):
             access.redeem(code.code, " ")

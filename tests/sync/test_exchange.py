@@ -13,7 +13,7 @@ import pytest
 from light_fleet import FLEET, QUICK, Fleet, device_id, until
 from proxy import Proxy
 
-from accrue.errors import AccrueError, BrokerDenied, LinkError, StoreBusy
+from accrue.errors import AccrueError, BrokerDenied, LinkError, StoreBusy, StoreFull
 from accrue.sync.chunks import cut
 from accrue.sync.exchange import Exchange, Stage
 from accrue.sync.ledger import Applied, Heard
@@ -574,16 +574,37 @@ def test_what_the_ledger_could_not_write_is_offered_again(
         return type(ledger).hear(ledger, heard)
 
     monkeypatch.setattr(ledger, "hear", hear)
-    failures = []
+    monkeypatch.setattr("accrue.sync.exchange.BUSY_S", 0.05)
+    until(lambda: two.problems, one.step, two.step)
+    assert "holds the lock" in two.problems["store"].message
+    until(lambda: len(set(fleet.digests())) == 1, one.step, two.step)
+    assert busy == [0]
+    assert two.problems == {}
 
-    def step(timeout_s: float) -> None:
-        try:
-            two.step(timeout_s)
-        except StoreBusy as error:
-            failures.append(error)
 
-    until(lambda: len(set(fleet.digests())) == 1, one.step, step)
-    assert len(failures) == 3
+def test_what_has_no_room_keeps_neither_the_rest_out_nor_the_own_in(
+    broker: LocalBroker, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is dropped, not piled up in memory, and asked for again after a while."""
+    one, two = (fleet.exchange(broker.endpoint(d)) for d in fleet.ids)
+    settle(fleet, one, two)
+    ledger, room = fleet.ledgers[TWO], [False]
+    fleet.ledgers[ONE].teach("hex bolt", fleet.rows())
+    (too_large,) = fleet.ledgers[ONE].owned()
+    fleet.ledgers[ONE].teach("wing nut", fleet.rows())
+
+    def hear(heard: Sequence[Heard]) -> Applied:
+        if not room[0] and any(each.contribution.class_id == too_large for each in heard):
+            raise StoreFull("the budget is spent")
+        return type(ledger).hear(ledger, heard)
+
+    monkeypatch.setattr(ledger, "hear", hear)
+    monkeypatch.setattr("accrue.sync.exchange.FULL_S", 0.2)
+    until(lambda: len(ledger.revisions()) == 1 and "full" in two.problems, one.step, two.step)
+    fleet.ledgers[TWO].teach("screw", fleet.rows())
+    until(lambda: len(fleet.ledgers[ONE].revisions()) == 1, one.step, two.step)
+    room[0] = True
+    until(lambda: len(set(fleet.digests())) == 1 and not two.problems, one.step, two.step)
 
 
 def test_a_message_of_another_scope_is_not_even_looked_at(

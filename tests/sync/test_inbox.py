@@ -377,6 +377,31 @@ def test_where_contributions_are_given_up_the_inbox_says_so() -> None:
     assert len(box.ready()) > 0
 
 
+def test_no_member_fills_the_others_with_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most that one may speak of are taken, changes of these too, and others as before."""
+    monkeypatch.setattr("accrue.sync.inbox.CLASSES_LIMIT", 3)
+    speaker, other, hearer = ledger(A), ledger(B), ledger(D)
+    for number in range(5):
+        speaker.teach(f"junk {number}", rows(number))
+    said = everything(speaker)
+    box = inbox(hearer)
+    found = []
+    for own in said:
+        found.append(box.contribution(own.envelope))
+        for sha256, data in own.parts.items():
+            for i, chunk in enumerate(cut(data)):
+                box.chunk(A, sha256, i, chunk)
+        hearer.hear(box.ready())
+    assert found == [None, None, None, "oversized", "oversized"]
+    assert "speaks of more than 3 classes" in box.recent[-1].what
+    speaker.teach("junk 0", rows(9))
+    assert box.contribution(speaker.own(said[0].contribution.class_id).envelope) is None
+    other.teach("bolt", rows(7))
+    assert box.contribution(everything(other)[0].envelope) is None
+    box.forget(A)
+    assert box.contribution(said[4].envelope) is None
+
+
 def test_restart_and_forget_drop_what_waits() -> None:
     box = inbox(ledger(D))
     for device in (A, B):

@@ -132,13 +132,16 @@ def test_a_file_that_is_over_is_not_a_failure(opened: Callable[..., Live]) -> No
 def test_a_camera_without_a_frame_for_three_seconds_is_stalled(
     opened: Callable[..., Live],
 ) -> None:
-    now = [100.0]
+    now, clock = [100.0], [5000.0]
     source = Gated([picture(1), picture(2)])
-    live = opened(source, clock=lambda: now[0])
+    live = opened(source, clock=lambda: clock[0], ticks=lambda: now[0])
     source.may.release()
     until(live, lambda s: s.state == PLAYING)
+    clock[0] += 3600  # set right: nothing has stalled
+    assert live.status.state == PLAYING
+    clock[0] -= 7200
     now[0] = 103.5
-    assert (live.status.state, live.status.since) == (STALLED, 103.0)
+    assert (live.status.state, live.status.since) == (STALLED, clock[0] - 0.5)
     source.may.release()
     until(live, lambda s: s.frames == 2 and s.state == PLAYING)
 
@@ -181,9 +184,13 @@ def test_frames_of_another_size_can_be_compared() -> None:
 def test_photos_play_as_a_camera_shows_them(photo_file: Callable[..., Any]) -> None:
     paths = [photo_file("a.png", 1), photo_file("b.png", 2)]
     now = [0.0]
-    source = PlaySource("play:x", paths, clock=lambda: now[0], sleep=lambda s: now.__setitem__(
-        0, now[0] + s
-    ))  # fmt: skip
+    source = PlaySource(
+        "play:x",
+        paths,
+        clock=lambda: now[0],
+        ticks=lambda: now[0],
+        sleep=lambda s: now.__setitem__(0, now[0] + s),
+    )
     each = int(PLAY_FPS * PLAY_HOLD_S)
     frames = [next(source) for _ in range(2 * each + 1)]
     assert np.array_equal(frames[0].image, frames[each - 1].image)

@@ -486,7 +486,7 @@ def remove(
             f"{count(gone.rows, 'row')} are off the disk"
         )
         for path in gone.also_in:
-            note(f"accrue: {path}, set aside by a restore, may still hold them")
+            note(f"accrue: {path} may still hold them")
 
 
 @app.command()

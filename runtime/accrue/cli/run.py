@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from accrue.cli.output import emit, note
-from accrue.errors import AccrueError, error_object
+from accrue.errors import AccrueError, UsageError, error_object
 
 INTERRUPTED = 130
 
@@ -76,6 +76,12 @@ def _run(app: typer.Typer, program: str, words: list[str], ordered: list[str]) -
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # words that typer refused
             error.show()
+            if asked := {"--json", "--jsonl"}.intersection(words):
+                said = UsageError(
+                    " ".join(getattr(error, "format_message", error.__str__)().split()),
+                    hint=f"see `{program} --help`",
+                )
+                emit({"error": error_object(said)}, indent=2 if "--json" in asked else None)
             return int(error.exit_code)
         if os.environ.get("ACCRUE_DEBUG"):
             raise

@@ -128,14 +128,14 @@ class State:
         self.square_sum = 0.0  # the trace of the total, exact like it
         self._classes: dict[str, _Class] = {}
         self._shared: set[str] = set()  # classes that a copy holds too, until one of them changes
-        self._total: Floats = np.zeros((dim, dim))
+        self._total: Floats = np.zeros((0, 0))  # (dim, dim) with the first row: see `_summed`
         self._pending: dict[int, list[Rows]] = {1: [], -1: []}
         self._pending_rows = 0
 
     def copy(self) -> State:
         """The same state, to be changed by itself. O(classes + dim**2); rows are not copied."""
         other = State(self.space, self.dim)
-        other._total = self.total.copy()
+        other._total = self.total.copy() if self.n or len(self._total) else np.zeros((0, 0))
         other.n, other.square_sum = self.n, self.square_sum
         other._classes = self._classes.copy()
         self._shared, other._shared = set(self._classes), set(self._classes)
@@ -182,11 +182,18 @@ class State:
     @property
     def total(self) -> Floats:
         """``A``, the sum of all classes' ``S``: float64 (dim, dim), not to be written to."""
+        total = self._summed()
         for sign, waiting in self._pending.items():
             if waiting:
-                self._total += sign * gram(np.concatenate(waiting))
+                total += sign * gram(np.concatenate(waiting))
                 waiting.clear()
         self._pending_rows = 0
+        return total
+
+    def _summed(self) -> Floats:
+        """The total without what is pending; a header alone must not ask for dim**2 of memory."""
+        if len(self._total) != self.dim:
+            self._total = np.zeros((self.dim, self.dim))
         return self._total
 
     def add(self, class_id: str, rows: Rows) -> None:
@@ -244,14 +251,16 @@ class State:
             _require_id(class_id)
             self._classes[class_id] = _Class(self.dim)
         self._own(class_id).fold(statistics)
-        self._total += statistics.S
+        total = self._summed()
+        total += statistics.S
         self.square_sum += float(statistics.S.trace())
         self.n += statistics.n
 
     def remove(self, class_id: str) -> Statistics:
         """Forgets a class; returns what it held. The rest is as if it had never been taught."""
         gone = self._known(class_id).statistics()
-        self._total -= gone.S  # the pending rows of this class will still be added: order is free
+        total = self._summed()
+        total -= gone.S  # the pending rows of this class will still be added: order is free
         self.square_sum -= float(gone.S.trace())
         self.n -= gone.n
         del self._classes[class_id]

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
 from accrue import __version__
+from accrue.board import Board, which
 from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.box import Box, Learned, Prediction, Receipt
 from accrue.service.burst import Burst
@@ -46,6 +48,7 @@ from accrue.vision.sources import Frame
 
 LOCK_NAME = "run.lock"
 LEFTOVERS = (".clip-", ".evaluate-", ".restore-", ".backup-")  # temporary names in the folder
+ENROLMENT = "enrolment"  # the name of the credential; docs/fleet.md
 MOST_SESSIONS = 4  # teach sessions that are open at once
 REMEMBERED_SESSIONS = 20
 VOTES_TOLD_EVERY_S = 0.25  # of an answer whose label stays; the ring of events is not for votes
@@ -162,6 +165,11 @@ class Device:
         self._head = 0
         self._unknown: tuple[int, int] = (0, 0)
         self._lock_file: IO[str] | None = None
+
+    @cached_property
+    def board(self) -> Board | None:
+        """The board in force; None where none is known."""
+        return which(self.settings.board).board
 
     # ---- life -----------------------------------------------------------------------------------
 
@@ -377,6 +385,21 @@ class Device:
         """How the device stands in its fleet (`accrue fleet status`); None where it is in none."""
         return None if self._member is None else self._member.view()
 
+    def enrol(self, file: Path) -> None:
+        """Joins the fleet that this device was prepared for; as `Fleet.enrol`, but raises nothing:
+        a device that cannot join serves all the same, and says why not."""
+        try:
+            from accrue.service.fleet import Fleet
+
+            with self.writing(ENROLMENT) as box:
+                joined = Fleet(box).enrol(file)
+        except (AccrueError, ImportError) as error:  # the packages of the extra `sync`
+            log.error("%s was not taken up: %s", file, error)
+            self.events.publish(FLEET, message=f"not joined: {error}")
+            return
+        if joined is not None:
+            self._fleet_told(f"joined fleet {joined.fleet} as {joined.name}")
+
     def _renewed(self) -> None:
         serving = self.box.serving
         self.events.publish(ENCODER, serves=serving.candidate, engine=serving.engine)
@@ -485,7 +508,7 @@ class Device:
                     self._publish_changes()
                 self._tell_unknown()
                 for session in list(self.teaching.values()):
-                    session.expire(time.time())
+                    session.expire(time.monotonic())
                 said = ""
             except Exception as error:  # a full disk must not end the watching
                 text = error.message if isinstance(error, AccrueError) else repr(error)

@@ -105,7 +105,7 @@ class TeachSession:
         self.started = time.time()
         self._newest, self._source = newest, source
         self._changed, self._timeout_s = changed, timeout_s
-        self.expires = self.started + timeout_s
+        self._keep_open()
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"teach {self.id}", daemon=True)
@@ -179,9 +179,13 @@ class TeachSession:
         self._changed(self)
         return receipt
 
+    def _keep_open(self) -> None:
+        self.expires = time.time() + self._timeout_s  # as others see it; the clock may be set
+        self._due = time.monotonic() + self._timeout_s
+
     def expire(self, now: float) -> None:
-        """Stops or drops a session whose time is up."""
-        if now < self.expires:
+        """Stops or drops a session whose time is up. now: as of `time.monotonic`."""
+        if now < self._due:
             return
         if self.state == RECORDING:
             self.stop()
@@ -193,7 +197,7 @@ class TeachSession:
             if self.state not in (when if isinstance(when, tuple) else (when,)):
                 return
             self.state = state
-            self.expires = time.time() + self._timeout_s
+            self._keep_open()
             self._over.set()
         if state == REVIEW:
             self.burst.stop()

@@ -115,8 +115,9 @@ class Queue:
         with self._database.atomic() as db:
             recent = db.execute(
                 """SELECT id, rows, last_at FROM moment
-                WHERE camera = ? AND space_id = ? AND last_at > ? ORDER BY id DESC LIMIT 50""",
-                (camera, self._space_id, at - SAME_WITHIN_S),
+                WHERE camera = ? AND space_id = ? AND last_at > ? AND last_at <= ?
+                ORDER BY id DESC LIMIT 50""",  # later ones are of a clock that was set back since
+                (camera, self._space_id, at - SAME_WITHIN_S, at),
             ).fetchall()
             for number, blob, _ in recent:
                 first = _rows(blob, self._dim)[0] / SCALE

@@ -19,24 +19,25 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, get_type_hints
 
 from accrue.errors import (
     Conflict,
     FormatError,
     FutureVersion,
     NotFound,
+    StoreBusy,
     StoreCorrupt,
     StoreError,
     UsageError,
 )
 from accrue.store.database import FILE_NAME
-from accrue.store.failures import translated
+from accrue.store.failures import full, translated
 from accrue.store.files import STEPS, FileSteps, write_atomically
-from accrue.store.schema import check_version
+from accrue.store.schema import check_version, differences
 from accrue.store.store import ASIDE, Store
 
 MAGIC = b"ACCRBAK\n"
@@ -230,7 +231,8 @@ def restore(
     Raises:
         NotFound: no such file. FormatError: not a backup, cut off or altered.
         FutureVersion: written by a newer Accrue. StoreBusy: the state is open elsewhere.
-        StoreFull, StoreReadOnly, StoreError. In each case the state is as it was before.
+        StoreFull, StoreReadOnly, StoreError. In each case the state is as it was before; only
+        where the disk fails after the exchange itself, it is that of the backup already.
     """
     file, state = Path(file), Path(state)
     with _opened(file) as source:
@@ -239,19 +241,46 @@ def restore(
             fresh = not state.exists()
             state.mkdir(parents=True, exist_ok=True)
             incoming = state / f".{FILE_NAME}.restoring"
-            try:
-                with incoming.open("wb") as target:
-                    _unpack(source, target, info, file)
-                    target.flush()
-                    steps.fsync(target.fileno())
-                _check_database(incoming, info, file)
-                aside = _install(incoming, state / FILE_NAME, clock(), steps)
-            except BaseException:
-                incoming.unlink(missing_ok=True)
-                if fresh:
-                    state.rmdir()
-                raise
+            with _alone(state):
+                try:
+                    _require_room(state, info)
+                    incoming.unlink(missing_ok=True)  # of a restore that was killed
+                    with incoming.open("xb") as target:
+                        _unpack(source, target, info, file)
+                        target.flush()
+                        steps.fsync(target.fileno())
+                    _check_database(incoming, info, file)
+                    aside = _install(incoming, state / FILE_NAME, clock(), steps)
+                except BaseException:
+                    incoming.unlink(missing_ok=True)
+                    if fresh:
+                        state.rmdir()
+                    raise
     return Restored(state / FILE_NAME, aside, info)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """One restore into a folder at a time. Raises StoreBusy."""
+    folder = os.open(state, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreBusy(
+                f"another backup is being restored into {state}",
+                hint="wait until it is done",
+                path=str(state),
+            ) from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def _require_room(state: Path, info: BackupInfo) -> None:
+    """Raises before a disk is filled by what cannot fit, or by a header that lies."""
+    if shutil.disk_usage(state).free < info.database_bytes:
+        raise full(state / FILE_NAME)
 
 
 def _install(incoming: Path, path: Path, now: float, steps: FileSteps) -> Path | None:
@@ -313,15 +342,20 @@ def _copy(source: Path, target: Path, steps: FileSteps) -> None:
 def _check_database(path: Path, info: BackupInfo, file: Path) -> None:
     try:
         with translated(file), closing(sqlite3.connect(path)) as db:
-            check_version(db, file)
-            problems = [row[0] for row in db.execute("PRAGMA quick_check") if row[0] != "ok"]
+            db.execute("PRAGMA trusted_schema = OFF")
+            db.execute("PRAGMA cell_size_check = ON")
+            version = check_version(db, file)
+            if foreign := differences(db, version):
+                raise _refused(file, f"its database is not one that Accrue makes: {foreign[0]}")
+            problems = [row[0] for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
+            problems += [f"{t} {r}" for t, r, *_ in db.execute("PRAGMA foreign_key_check")]
             row = db.execute("SELECT space_id, dim, class_set FROM meta").fetchone()
     except FutureVersion:
         raise
     except StoreError as error:
         raise _refused(file, f"its database does not open ({error.message})") from error
     if problems:
-        raise _refused(file, f"its database is damaged ({problems[0]})")
+        raise _refused(file, f"its database is damaged ({' '.join(problems[0].split())})")
     if row != (info.space_id, info.dim, info.class_set):
         raise _refused(file, "its header and its database are not of one state")
 
@@ -355,8 +389,8 @@ def _read_header(source: BinaryIO, file: Path) -> BackupInfo:
         raise _refused(file, "its header is cut off or altered (SHA-256 differs)")
     try:
         found = json.loads(header)
-        info = BackupInfo(**{field.name: found[field.name] for field in fields(BackupInfo)})
-    except (ValueError, KeyError, TypeError) as error:
+        info = BackupInfo(**{f.name: _of_kind(found[f.name], f.name) for f in fields(BackupInfo)})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _refused(file, f"its header does not parse ({error})") from error
     start = source.tell()
     size = source.seek(0, os.SEEK_END) - start
@@ -364,6 +398,15 @@ def _read_header(source: BinaryIO, file: Path) -> BackupInfo:
     if size != info.payload_bytes:
         raise _refused(file, f"its payload has {size:,} bytes; expected {info.payload_bytes:,}")
     return info
+
+
+def _of_kind(value: Any, name: str) -> Any:
+    """A value of the header, if it is of the kind that its field has."""
+    kind = get_type_hints(BackupInfo)[name]
+    good = type(value) is kind or (kind is float and type(value) is int)
+    if not good or (kind in (int, float) and not 0 <= value < 2**53):
+        raise ValueError(f"{name} is {str(value)[:40]!r}")
+    return value
 
 
 def _unpack(source: BinaryIO, target: BinaryIO, info: BackupInfo, file: Path) -> None:

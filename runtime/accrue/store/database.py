@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -72,8 +73,11 @@ class Database:
                 hint="teach a first class with `accrue class teach NAME FILE...`",
                 path=str(self.path),
             )
-        with self.path.open("rb"):  # a missing permission is named by the system, not by SQLite
-            pass
+        # Not by opening it: closing a file drops every POSIX lock that this process has on it, that
+        # of a connection which writes too. Another process would then take itself for the last
+        # one, and delete the log under the writer (sqlite.org/howtocorrupt.html, 2.2).
+        if not os.access(self.path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
         if os.access(self.path.parent, os.W_OK):
             mode = "mode=rw" if os.access(self.path, os.W_OK) else "mode=ro"
         elif _size(self.path.with_name(FILE_NAME + "-wal")):

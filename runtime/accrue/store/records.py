@@ -152,7 +152,13 @@ class Teaching:
 
 @dataclass(frozen=True)
 class Purged:
-    """What a purge deleted for good. `also_in` are set-aside databases that may still hold it."""
+    """What a purge deleted for good.
+
+    Attributes:
+        also_in: files that may still hold bytes of it: databases that a restore set aside, and the
+            write-ahead log where another process read meanwhile or the disk failed. What is in
+            the log goes when no process has the state open any more.
+    """
 
     classes: int
     shots: int

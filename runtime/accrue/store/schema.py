@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from accrue.errors import FutureVersion
@@ -164,6 +165,30 @@ def check_version(connection: sqlite3.Connection, path: Path, known: int = len(M
             expected=known,
         )
     return version
+
+
+def differences(connection: sqlite3.Connection, version: int) -> list[str]:
+    """What of a schema is not as the migrations up to a version make it: foreign tables, views,
+    triggers and indices, and others than ours under our names. Statistics of ANALYZE are let be."""
+    with closing(sqlite3.connect(":memory:")) as made:
+        for migration in MIGRATIONS[:version]:
+            for statement in migration:
+                made.execute(statement)
+        expected = _objects(made)
+    found = _objects(connection)
+    return [
+        f"{kind} {name!r} {'differs' if (kind, name) in expected else 'is foreign'}"
+        for (kind, name), sql in sorted(found.items())
+        if expected.get((kind, name)) != sql
+    ] + [f"{kind} {name!r} is missing" for kind, name in sorted(expected.keys() - found.keys())]
+
+
+def _objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    return {
+        (kind, name): " ".join((sql or "").split())
+        for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master")
+        if not name.startswith("sqlite_stat")
+    }
 
 
 def migrate(

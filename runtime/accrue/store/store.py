@@ -26,6 +26,7 @@ from accrue.errors import (
     NotFound,
     RowsError,
     SpaceMismatch,
+    StoreError,
     StoreFull,
     UsageError,
 )
@@ -730,8 +731,7 @@ class Store:
         that names nothing and cannot be undone. Give a name or the id of a class.
 
         Raises:
-            NotFound. StoreBusy: another process reads; nothing (or not the last copy in the write
-            ahead log) was deleted.
+            NotFound. StoreBusy: another process reads; nothing was deleted.
         """
         self._empty_wal()
         with self._changing() as db:
@@ -774,11 +774,14 @@ class Store:
                 "INSERT INTO change (entry, tbl, key, col) VALUES (?, 'purge', '', '')",
                 (recorder.seq,),
             )
-        with self._database.plain() as db:
-            db.execute("VACUUM")
-        self._empty_wal()
-        aside = sorted(self.path.parent.glob(f"{FILE_NAME}{ASIDE}*"))
-        return Purged(len(doomed), shots, rows, tuple(str(path) for path in aside))
+        also_in = sorted(self.path.parent.glob(f"{FILE_NAME}{ASIDE}*"))
+        try:
+            with self._database.plain() as db:
+                db.execute("VACUUM")
+            self._empty_wal()
+        except StoreError:  # the class is gone for good; its bytes are where nothing reads them
+            also_in.append(self.path.with_name(FILE_NAME + "-wal"))
+        return Purged(len(doomed), shots, rows, tuple(map(str, also_in)))
 
     def _say_purged(self, db: sqlite3.Connection, doomed: list[str]) -> None:
         """In a fleet: all that is known of these classes is gone, and packed bytes with it."""
@@ -1255,8 +1258,13 @@ def _groups(db: sqlite3.Connection) -> _Groups:
 
 def _follow(db: sqlite3.Connection, one: str) -> str:
     """The end of the chain of "counts as"."""
+    seen = {one}
     while (target := journal.value_of(db, "class", one, "counts_as")) is not None:
         one = str(target)
+        if one in seen:  # no verb makes such a ring, bytes from elsewhere may
+            path = db.execute("PRAGMA database_list").fetchone()[2]
+            raise corrupt(Path(path), f"class {one} counts as itself")
+        seen.add(one)
     return one
 
 

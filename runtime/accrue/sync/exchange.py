@@ -17,7 +17,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from accrue import __version__
-from accrue.errors import AccrueError, BrokerDenied, Conflict, FormatError, LinkError
+from accrue.errors import (
+    AccrueError,
+    BrokerDenied,
+    Conflict,
+    FormatError,
+    LinkError,
+    StoreBusy,
+    StoreFull,
+)
 from accrue.sync.batch import read_state
 from accrue.sync.chunks import CHUNK_BYTES, HEADER_BYTES, Assembly, cut
 from accrue.sync.clock import wall_clock_ms
@@ -41,6 +49,8 @@ FETCHES_LIMIT = 256  # parts asked for at a time
 FETCH_S = 20.0  # then asked for again
 AGAIN_S = 20.0  # at least, between two readings of all that is retained
 RETRY_S = 30.0  # after the broker refused a message that it may take later
+BUSY_S = 1.0  # before what came in is applied again, where another process held the state's lock
+FULL_S = 300.0  # before what had no room is asked for again
 REPORT_S = 15.0  # at most one report in this time
 DOCUMENTS = ("roster", "manifest", "coming")
 DOCUMENT_LIMIT_BYTES = 64 * 2**20
@@ -172,6 +182,7 @@ class Exchange:
         self._asked: dict[tuple[str, str], float] = {}  # (device, SHA-256) to when to ask again
         self._fetches: dict[str, _Fetch] = {}
         self._again_due = 0.0
+        self._apply_due = 0.0
         self._report_due = 0.0
         self._reported: object = None
         self.link = Link(
@@ -216,6 +227,10 @@ class Exchange:
 
     def step(self, timeout_s: float) -> None:
         """Waits at most so long for something to happen, and deals with it.
+
+        What another process keeps from being applied (StoreBusy) is applied a second later; what
+        there is no room for (StoreFull) is asked for again in five minutes, and the rest goes on.
+        Both are `problems`.
 
         Raises:
             StoreError: the ledger could not write. Nothing is lost: the next step tries again.
@@ -551,12 +566,37 @@ class Exchange:
     # ---- what comes in ---------------------------------------------------------------------------
 
     def _apply(self) -> None:
+        if self._clock() < self._apply_due:
+            return  # meanwhile what comes in waits in the inbox, whose memory is bounded
         self._heard += self.inbox.ready()
         if not self._heard:
             return
-        applied = self.ledger.hear(self._heard)
+        try:
+            self._take(self._heard)
+        except StoreBusy as error:  # nothing was taken: once more, and what goes out goes on
+            self.problems["store"] = error
+            self._apply_due = self._clock() + BUSY_S
+            return
+        if self._heard:
+            self.problems.pop("store", None)
         self._heard.clear()
+
+    def _take(self, heard: Sequence[Heard]) -> None:
+        """Applies as much as there is room for; what has none is asked for again later."""
+        try:
+            applied = self.ledger.hear(heard)
+        except StoreFull as error:
+            if len(heard) > 1:
+                half = len(heard) // 2
+                self._take(heard[:half])
+                self._take(heard[half:])
+                return
+            self.problems["full"] = error
+            self.inbox.give_up(heard[0].contribution)
+            self._again_due = self._clock() + FULL_S
+            return
         if applied.taken:
+            self.problems.pop("full", None)
             self.figures.applied += applied.taken
             self._on_applied(applied)
 

@@ -29,6 +29,7 @@ from accrue.sync.trust import Reason, Trust
 
 DEFAULT_MEMORY_BYTES = 32 * 2**20
 RECENT_REFUSALS = 32
+CLASSES_LIMIT = 10_000  # of which one device may speak
 _OVERHEAD_BYTES = 600  # what a waiting contribution costs beside its envelope, at least
 _PER_BYTE = 8  # what a byte of an envelope takes once it is parsed, at most
 _CHECKED_LIMIT = 65_536
@@ -178,6 +179,7 @@ class Inbox:
         self._memory = memory
         self._cache = cache
         self._known = dict(known or {})
+        self._classes = Counter(device for device, _ in self._known)  # of which each spoke
         self._waiting: OrderedDict[tuple[str, str], _Waiting] = OrderedDict()
         self._used = 0  # by what waits
         self._wanted: dict[str, set[tuple[str, str]]] = {}  # SHA-256 to who waits for it
@@ -246,7 +248,7 @@ class Inbox:
                     self._want(key, waiting, sha256)
             if not waiting.missing:
                 self._release(key)
-                self._known[key] = waiting.contribution.revision
+                self._know(waiting.contribution)
                 found.append(Heard(waiting.contribution, waiting.envelope, waiting.parts))
         return found
 
@@ -258,6 +260,11 @@ class Inbox:
         """Contributions that are not whole."""
         return sum(1 for waiting in self._waiting.values() if waiting.missing)
 
+    def give_up(self, contribution: Contribution) -> None:
+        """Takes one that was ready for not heard: the ledger had no room. `lost` tells of it."""
+        self._forget_known(contribution.key)
+        self.lost = True
+
     def restart(self, known: Mapping[tuple[str, str], int]) -> None:
         """Drops all that waits, and takes these for the revisions that the ledger has."""
         for key in list(self._waiting):
@@ -268,6 +275,7 @@ class Inbox:
         self._early_used = 0
         self._checked.clear()
         self._known = dict(known)
+        self._classes = Counter(device for device, _ in self._known)
 
     def forget(self, device: str) -> None:
         """Drops what waits of a device, and the memory of its revisions."""
@@ -275,7 +283,7 @@ class Inbox:
         for key in [key for key in self._waiting if key[0] == device]:
             self._release(key)
         for key in [key for key in self._known if key[0] == device]:
-            del self._known[key]
+            self._forget_known(key)
 
     # ---- contributions --------------------------------------------------------------------------
 
@@ -294,13 +302,32 @@ class Inbox:
         else:
             self._require_new(found, device, class_id)
         self._require_present(found)
+        self._require_few(found)
         if self._cache is not None and found.key not in self._waiting:
             whole = self._cache.whole(digest, found, self.scope.dim)
             if whole is not None:
-                self._known[found.key] = found.revision
+                self._know(found)
                 self._whole.append(Heard(found, payload, whole))
                 return
         self._wait(found, payload)
+
+    def _know(self, found: Contribution) -> None:
+        self._classes[found.device] += found.key not in self._known
+        self._known[found.key] = found.revision
+
+    def _forget_known(self, key: tuple[str, str]) -> None:
+        if self._known.pop(key, None) is not None:
+            self._classes[key[0]] -= 1
+
+    def _require_few(self, found: Contribution) -> None:
+        """No member fills all the others with classes; the owner can take out one that tries."""
+        if found.key not in self._known and self._classes[found.device] >= CLASSES_LIMIT:
+            raise Rejected(
+                f"device {found.device} speaks of more than {CLASSES_LIMIT:,} classes",
+                reason="oversized",
+                hint="its owner can take it out: accrue-fleet roster revoke",
+                expected=CLASSES_LIMIT,
+            )
 
     def _require_present(self, found: Contribution) -> None:
         if self._clock.is_future(found.revision):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import io
 import logging
 import stat
@@ -10,7 +12,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -162,6 +164,8 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> Pixels:
         if short_side is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             image.draft(None, (DRAFT_GAP * short_side, DRAFT_GAP * short_side))
         # TIFF reads, and warns of, more metadata on loading; the rest can load side by side.
+        if image.format == "TIFF":
+            _silence_libtiff()
         with _quiet() if image.format == "TIFF" else nullcontext():
             image.load()
         with _quiet():
@@ -263,6 +267,24 @@ def _quiet() -> Iterator[None]:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keeps libtiff from printing about broken files; what is wrong, Pillow raises.
+
+    Pillow has no switch for it, so the handlers are taken out of the library that Pillow loaded.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return
+    for name in {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libtiff" in line}:
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(name)
+            for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+                handler.argtypes, handler.restype = (ctypes.c_void_p,), ctypes.c_void_p
+                handler(None)
 
 
 def _reason(error: BaseException) -> str:

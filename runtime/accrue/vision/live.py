@@ -50,7 +50,8 @@ class Live:
         spec: as for `open_source`.
         arrived: told whenever a frame comes or the state changes, so that one loop can wait for
             several cameras; made if None.
-        opener, clock, draw: for tests. draw: a number of 0 to 1, the jitter.
+        opener, clock, ticks, draw: for tests. ticks: seconds that pass evenly, whatever is done to
+            the clock. draw: a number of 0 to 1, the jitter.
     """
 
     def __init__(
@@ -60,14 +61,15 @@ class Live:
         arrived: threading.Condition | None = None,
         opener: Callable[[str], Source] = open_source,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.spec = spec
         self.arrived = arrived or threading.Condition()
-        self._opener, self._clock, self._draw = opener, clock, draw
+        self._opener, self._clock, self._ticks, self._draw = opener, clock, ticks, draw
         self._newest: Frame | None = None
         self._taken = True
-        self._last_frame_at = clock()
+        self._last_frame_tick = ticks()
         self._status = Status(without_password(spec), OPENING, clock())
         self._over = threading.Event()
         self._thread = threading.Thread(
@@ -92,9 +94,9 @@ class Live:
     @property
     def status(self) -> Status:
         with self.arrived:
-            quiet = self._clock() - self._last_frame_at
+            quiet = self._ticks() - self._last_frame_tick
             if self._status.state == PLAYING and quiet > STALLED_AFTER_S:
-                since = self._last_frame_at + STALLED_AFTER_S
+                since = self._clock() - (quiet - STALLED_AFTER_S)
                 return replace(self._status, state=STALLED, since=since)
             return self._status
 
@@ -145,7 +147,7 @@ class Live:
             with self.arrived:
                 dropped = self._status.dropped + (not self._taken)
                 self._newest, self._taken = frame, False
-                self._last_frame_at = self._clock()
+                self._last_frame_tick = self._ticks()
                 frames = self._status.frames + 1
                 if self._status.state != PLAYING:
                     self._status = replace(

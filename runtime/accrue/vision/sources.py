@@ -168,20 +168,22 @@ class PlaySource(_Base):
         *,
         short_side: int | None = None,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         super().__init__(name, clock)
-        self._paths, self._short_side, self._sleep = paths, short_side, sleep
+        self._paths, self._short_side = paths, short_side
+        self._ticks, self._sleep = ticks, sleep
         self._shown: tuple[int, Pixels] | None = None
-        self._next_at = clock()
+        self._next_tick = ticks()
         self._closed = False
 
     def __next__(self) -> Frame:
         if self._closed:
             raise StopIteration
-        now = self._clock()
-        self._sleep(max(0.0, self._next_at - now))
-        self._next_at = max(now, self._next_at) + 1 / PLAY_FPS
+        now = self._ticks()
+        self._sleep(max(0.0, self._next_tick - now))
+        self._next_tick = max(now, self._next_tick) + 1 / PLAY_FPS
         which = int(self._index / (PLAY_FPS * PLAY_HOLD_S)) % len(self._paths)
         if self._shown is None or self._shown[0] != which:
             self._shown = which, decode(self._paths[which], short_side=self._short_side)
@@ -341,8 +343,8 @@ def open_source(
                 ("CAP_PROP_READ_TIMEOUT_MSEC", TIMEOUT_MS),
             )
             return CaptureSource(spec, name, api="CAP_FFMPEG", settings=timeouts, clock=clock)
-        if match := _CAMERA.fullmatch(spec):
-            return CaptureSource(int(match[1]), f"camera:{int(match[1])}", clock=clock)
+        if (number := camera_number(spec)) is not None:
+            return CaptureSource(number, f"camera:{number}", clock=clock)
     path = Path(spec)
     if _is_video(path):
         return CaptureSource(str(path), shown(path), live=False, clock=clock)
@@ -354,13 +356,19 @@ def without_password(spec: str) -> str:
     return _PASSWORD.sub(r"\1:***@", spec)
 
 
+def camera_number(spec: str) -> int | None:
+    """2 of ``2`` and ``camera:2``; None where it is something else."""
+    found = _CAMERA.fullmatch(spec)
+    return int(found[1]) if found else None
+
+
 def is_stream(spec: str) -> bool:
     """Whether `open_source` would play it (camera, stream, pipeline, video), not read images."""
     return (
         " ! " in spec
         or is_board_camera(spec)
         or _SCHEME.match(spec) is not None
-        or _CAMERA.fullmatch(spec) is not None
+        or camera_number(spec) is not None
         or spec.startswith(PLAY)
         or _is_video(Path(spec))
     )

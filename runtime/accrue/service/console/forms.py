@@ -305,7 +305,9 @@ def revoke(form: Filled) -> Outcome:
 
 def pair(form: Filled) -> Outcome:
     admitted = people.pair(form.call, Pair(form.text("code"), form.text("name")))
-    return Outcome("/", token=admitted.token)
+    decides = form.device.settings.fleet_owner is not None and admitted.access.role == OWNER
+    home = "/fleet/owner" if decides and not form.device.sources else "/"
+    return Outcome(home, token=admitted.token)
 
 
 FORMS: Sequence[Form] = (

@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from accrue.errors import AccessDenied, AccrueError, RateLimited
 from accrue.service.access import OWNER
-from accrue.service.http.problems import TooLarge, problem, unexpected
+from accrue.service.http.patience import in_time
+from accrue.service.http.problems import TooLarge, TooSlow, problem, unexpected
 
 if TYPE_CHECKING:
     from accrue.service.access import Access, Grant
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 COOKIE = "accrue"
 LARGE = ("/api/v1/restore",)  # where a backup comes in, which is written to the disk as it comes
 LARGEST_BYTES = 4 << 30
+STRANGER_BYTES = 64 << 10  # who is not known has a pairing code to send, and nothing else
 COOKIE_SECONDS = 400 * 24 * 3600  # as long as browsers allow; it is taken back on the device
 SAFE = ("GET", "HEAD", "OPTIONS")
 REQUESTS_PER_S, BURST = 50.0, 200  # of one who is known, or of one address that is not
@@ -109,7 +111,7 @@ class Guard:
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        limit = self._device.settings.upload
+        limit = self._device.settings.upload if grant is not None else STRANGER_BYTES
         if scope["path"] in LARGE and grant is not None and grant.may(OWNER):
             limit = LARGEST_BYTES
         started = False
@@ -126,11 +128,11 @@ class Guard:
                 )
             await send(message)
 
-        size = 0
+        size, patiently = 0, in_time(receive)
 
         async def receiving() -> Message:
             nonlocal size
-            message = await receive()
+            message = await patiently()
             size += len(message.get("body", b""))
             if size > limit:
                 raise _too_large(limit)
@@ -141,7 +143,7 @@ class Guard:
             if told.isdigit() and int(told) > limit:
                 raise _too_large(limit)
             await self._app(scope, receiving, sending)
-        except TooLarge as error:
+        except (TooLarge, TooSlow) as error:
             if started:
                 raise
             await problem(error)(scope, receive, sending)

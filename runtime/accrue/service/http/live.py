@@ -56,13 +56,13 @@ class Hub:
         self._turns: dict[int, asyncio.Lock] = {}
 
     async def picture(self, camera: int, after: float = 0.0) -> Picture | None:
-        """The newest frame, if it is newer than `after`. Raises NotFound."""
+        """The newest frame, if it is not the one of `after`. Raises NotFound."""
         frame = self.device.frame(camera)
-        if frame is None or frame.at <= after:
+        if frame is None or frame.at == after:  # not "older": the clock may have been set back
             return None
         async with self._turns.setdefault(camera, asyncio.Lock()):
             known = self._pictures.get(camera)
-            if known is None or known.at < frame.at:
+            if known is None or known.at != frame.at:
                 known = Picture(frame.at, await to_thread.run_sync(_jpeg, frame))
                 self._pictures[camera] = known
                 self.device.figures.add("accrue_preview_frames_total", camera=str(camera))

@@ -45,6 +45,12 @@ class TooLarge(UsageError):
     """More bytes than a request may have."""
 
 
+class TooSlow(AccrueError):
+    """A request whose body does not come."""
+
+    retryable = True
+
+
 class NotSignedIn(AccessDenied):
     """Nobody is known by this cookie or token."""
 
@@ -52,6 +58,7 @@ class NotSignedIn(AccessDenied):
 STATUS: tuple[tuple[type[AccrueError], int, str], ...] = (
     (Stale, 412, "Changed meanwhile"),
     (TooLarge, 413, "Too large"),
+    (TooSlow, 408, "Too slow"),
     (NotSignedIn, 401, "Not signed in"),
     (AccessDenied, 403, "Not allowed"),
     (RateLimited, 429, "Too many requests"),

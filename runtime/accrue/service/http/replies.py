@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accrue.store.database import Database
+from accrue.store.failures import translated
 
 FILE_NAME = "replies.db"
 KEPT_S = 24 * 3600.0
@@ -37,8 +38,9 @@ class Replies:
     def __init__(self, state: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         path = state / FILE_NAME
-        state.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
+        with translated(path):
+            state.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
         self._database = Database(path, readonly=False)
         with self._database.atomic() as db:
             db.execute(_SCHEMA)

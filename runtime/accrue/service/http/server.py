@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Route
 from accrue.errors import AccrueError, Conflict, UsageError
 from accrue.service.access import Access
 from accrue.service.http.app import create_app
+from accrue.service.http.patience import Patient
 from accrue.service.http.tls import Identity, addresses, identity
 from accrue.service.settings import Settings, address
 from accrue.store.files import write_atomically
@@ -105,6 +106,7 @@ class Service(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 lifespan="on",
+                http=Patient,
                 ws="websockets-sansio",
                 ws_max_size=1 << 16,
                 ws_ping_interval=15,

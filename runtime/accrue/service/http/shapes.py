@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from accrue.service.access import Grant
 from accrue.service.box import Box, Learned, Prediction, Receipt
+from accrue.service.checks import Check
 from accrue.service.coach import Report, Skipped
 from accrue.service.daemon import CameraView
-from accrue.service.doctor import Check
 from accrue.service.http.problems import Stale, document
 from accrue.service.http.schema import plain
 from accrue.store import BackupInfo, ClassRow, Entry, Purged, Refusal, Shot

@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from accrue.errors import AccessDenied, AccrueError, Conflict, UsageError
+from accrue.errors import AccessDenied, AccrueError, Conflict, NotFound, UsageError
 from accrue.service.access import VIEWER
 from accrue.service.http.problems import AtWork, NotSignedIn, TooLarge, problem, unexpected
 from accrue.service.http.schema import plain, read, read_text
@@ -226,6 +226,8 @@ class Runner:
         wants = operation.wants
         arguments: dict[str, Any] = {}
         for name, value in request.path_params.items():
+            if isinstance(value, int) and value >= 2**63:  # nothing is numbered so
+                raise NotFound(f"there is nothing at {request.url.path[:120]}")
             arguments[name] = value
         if "query" in wants:
             arguments["query"] = read_text(wants["query"], request.query_params)
