@@ -333,6 +333,24 @@ def test_engines_are_checked_and_cleaned_from_the_device_page(empty: Served) -> 
         assert http.post("/device/engine/clean", headers=json).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("engine build", {"engine": "mobilenet-7f", "unchecked": "no driver"}),
+        ("engine verify", {"engine": "mobilenet-7f", "parity": None}),
+        ("what no page knows", {"any": "thing"}),
+    ],
+)
+def test_every_job_has_a_page(empty: Served, name: str, result: dict[str, Any]) -> None:
+    job = empty.device.jobs.start(name, lambda step: result, actor="test")
+    with client(empty) as http:
+        page = ended(http, f"/jobs/{job.id}")
+        assert "done" in page
+        assert http.get("/device").status_code == 200
+        for text in (result.get("engine"), result.get("unchecked")):
+            assert text is None or text in page
+
+
 def test_the_settings_are_shown_to_an_owner_and_to_nobody_else(empty: Served) -> None:
     with client(empty) as http:
         assert "predict_views" not in seen(http.get("/device"))
