@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
 
 from accrue.service.access import ROLES
+from accrue.service.console import owner
 from accrue.service.console.forms import FORMS
 from accrue.service.console.pages import SCREENS
 from accrue.service.http import guard
@@ -35,7 +36,7 @@ def roles() -> dict[tuple[str, str], str | None]:
         found[operation.method, operation.url] = operation.role
     for path, role, _ in SCREENS:
         found["GET", path] = role
-    for path, role, _, _ in FORMS:
+    for path, role, _, _ in (*FORMS, *owner.FORMS):
         found["POST", path] = role
     return found
 
