@@ -59,17 +59,19 @@ environment() {
     fi
 }
 
-# from_system PACKAGE WHAT    sees to it that the program of that name is there, for WHAT
+# from_system PACKAGES WHAT [PROGRAM]    sees to it that the program of that name (default: of the
+#                                        package's) is there, for WHAT
 #
 # It is installed from the system's packages where that needs no password.
 from_system() {
-    local package=$1 what=$2 root=()
-    if [ -x "$(command -v "$package" || echo "/usr/sbin/$package")" ]; then return; fi
+    local package=$1 what=$2 program=${3:-$1} packages root=()
+    if [ -x "$(command -v "$program" || echo "/usr/sbin/$program")" ]; then return; fi
+    read -ra packages <<<"$package"
     if [ "$(id -u)" != 0 ]; then root=(sudo -n); fi
     if command -v apt-get >/dev/null && "${root[@]}" true 2>/dev/null; then
         say "Installing $package from the system's packages ..."
         local install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive
-            apt-get -qq install -y --no-install-recommends "$package")
+            apt-get -qq install -y --no-install-recommends "${packages[@]}")
         if "${install[@]}" >/dev/null 2>&1; then return; fi
         if "${root[@]}" apt-get -qq update >/dev/null && "${install[@]}" >/dev/null; then return; fi
     fi

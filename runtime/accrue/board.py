@@ -101,9 +101,9 @@ class Encoder:
 class EngineAdvice:
     """What `accrue engine build` takes where it is not told otherwise."""
 
-    precision: str = _key("of the encoder", choices=("fp16", "fp32"))
-    batch: tuple[int, ...] = _key("least, best and most images at once", low=1, high=256)
-    workspace_mib: int = _key("most scratch memory of a layer, MiB", low=1, high=65536)
+    precision: str = _key("of the encoder", "fp16", choices=("fp16", "fp32"))
+    batch: tuple[int, ...] = _key("least, best and most images at once", (1, 1, 8), low=1, high=256)
+    workspace_mib: int = _key("most scratch memory of a layer, MiB", 1024, low=1, high=65536)
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,8 @@ class Board:
     identity: Identity = _key("by what it is known")
     systems: tuple[System, ...] = _key("that run on it")
     encoder: Encoder = _key("what it can encode with")
-    engine: EngineAdvice = _key("defaults of accrue engine build")
     storage: Storage = _key("room that it needs on the disk")
+    engine: EngineAdvice = _key("defaults of accrue engine build", EngineAdvice())
     compute: Compute = _key("what it computes with", Compute())
     power: Power = _key("power modes", Power())
     cameras: Cameras = _key("pipelines", Cameras())
@@ -435,6 +435,9 @@ def _facts(board: Board, device: Device) -> Iterator[tuple[Fact, bool]]:
         size = _sold_gib(device)
         expected = " or ".join(f"{gib} GiB" for gib in identity.memory_gib)
         yield Fact("memory", expected, f"{size} GiB"), size in identity.memory_gib
+    if board.compute.cpus and device.cpus:
+        fits = device.cpus == board.compute.cpus
+        yield Fact("cores", str(board.compute.cpus), str(device.cpus)), fits
     if identity.gpu != (gpu is not None):
         words = ("none", "an NVIDIA GPU")
         yield Fact("GPU", words[identity.gpu], gpu.name if gpu else "none"), False
@@ -452,7 +455,8 @@ def _facts(board: Board, device: Device) -> Iterator[tuple[Fact, bool]]:
     here = f"JetPack {device.jetpack}, L4T {device.l4t}" if device.jetson else device.os
     yield Fact("system", system.name, here), True
     for name, expected, found in (
-        ("Python", system.python, device.python),
+        # Elsewhere an environment may bring a Python of its own; JetPack's TensorRT has one.
+        ("Python", system.python if system.jetpack else "", device.python),
         ("glibc", system.glibc, device.glibc),
         ("CUDA", system.cuda, device.cuda),
         ("TensorRT", system.tensorrt, device.tensorrt_system),

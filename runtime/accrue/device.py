@@ -99,6 +99,7 @@ class Device:
         compatible: entries of the device tree, most telling first; () where there is none.
         tnspec: what a Jetson was flashed as; "" where it is not told.
         os: as "ubuntu-22.04". glibc: as "2.35". "" where it is not told.
+        cpus: cores that it has, also those that a power mode turned off; 0 where it is not told.
     """
 
     machine: str
@@ -117,6 +118,7 @@ class Device:
     tnspec: str = ""
     os: str = ""
     glibc: str = ""
+    cpus: int = 0
 
     def package(self, name: str) -> Package | None:
         """The one that Python imports."""
@@ -204,6 +206,7 @@ def describe(
         tnspec=_tnspec(root),
         os=_os(root),
         glibc=platform.libc_ver()[1],
+        cpus=_cpus(root),
     )
 
 
@@ -253,6 +256,16 @@ def _tnspec(root: Path) -> str:
     text = _text(root / "etc/nv_boot_control.conf")
     found = re.search(r"^TNSPEC\s+(\S+)", text, re.MULTILINE)
     return found[1] if found else ""
+
+
+def _cpus(root: Path) -> int:
+    """ "0-5" is 6, "0,2-3" is 3."""
+    count = 0
+    for first, last in re.findall(
+        r"(\d+)(?:-(\d+))?", _text(root / "sys/devices/system/cpu/present")
+    ):
+        count += int(last or first) - int(first) + 1
+    return count
 
 
 def _os(root: Path) -> str:

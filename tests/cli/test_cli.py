@@ -670,3 +670,17 @@ def test_completion_completes(accrue: Any) -> None:
         check=False,
     )
     assert "class" in done.stdout, done.stderr
+
+
+def test_doctor_writes_a_file_for_support_and_overwrites_none(accrue: Any, tmp_path: Path) -> None:
+    file = tmp_path / "device.zip"
+    call = accrue("doctor", "--support", file, "--json")
+    assert (call.code, call.json["support"]) == (0, str(file))
+    assert {"found", "expected"} <= set(call.json["checks"][0])
+    before = file.read_bytes()
+    call = accrue("doctor", "--support", file)
+    assert call.code == 5
+    assert call.err.startswith(f"accrue: {file} is there already\n")
+    assert file.read_bytes() == before
+    call = accrue("doctor")
+    assert call.out.splitlines()[-1].endswith("0 at fault")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fleet_world import World, call
 
 from accrue.cli import main as device_cli
 from accrue.cli import owner as owner_cli
@@ -18,6 +17,7 @@ from accrue.service.settings import Settings
 from accrue.sync.manifest import Manifest
 from accrue.sync.owner import OwnerLine
 from accrue.sync.workspace import Workspace
+from fleet_world import World, call
 
 Photos = dict[str, list[Path]]
 pytestmark = pytest.mark.slow

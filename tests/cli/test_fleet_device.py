@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_world import World
 
 from accrue.service.daemon import Device
 from accrue.service.settings import Settings
+from fleet_world import World
 
 DEADLINE_S = 60.0
 pytestmark = pytest.mark.slow

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_world import World
 
 from accrue.service.daemon import Device
 from accrue.service.settings import Settings
 from accrue.sync.endpoint import Endpoint
 from accrue.sync.link import Limits, Link, Loop, Received
+from fleet_world import World
 
 
 class Reader:

@@ -74,7 +74,7 @@ def pair() -> Callable[..., None]:
         screen.go(f"/#pair={screen.home.code(role)}")
         screen.page.fill("#name", name)
         screen.page.keyboard.press("Enter")
-        screen.page.wait_for_url(screen.home.url + "/")
+        screen.page.wait_for_url(lambda url: "/pair" not in url and "#" not in url)
 
     return do
 

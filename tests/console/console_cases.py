@@ -73,9 +73,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(state: Path, cameras: list[str]) -> Iterator[Served]:
-    """Runs a device and its server until left."""
-    with Device(Settings(state=state, thumbnails=160, threads=2), cameras=cameras) as device:
+def served(state: Path, cameras: list[str], **more: Any) -> Iterator[Served]:
+    """Runs a device and its server until left; `more`: settings."""
+    settings = Settings(state=state, thumbnails=160, threads=2, **more)
+    with Device(settings, cameras=cameras) as device:
         access = Access(state)
         app = create_app(device, access=access, more=console_routes(device, access))
         port = free_port()
@@ -114,7 +115,12 @@ class Screen:
 
     def picture(self, name: str, *, full: bool = False) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
+        still = "(how) => document.querySelector('.bar')?.style.setProperty('position', how)"
+        if full:  # the bar would lie over the middle of the page
+            self.page.evaluate(still, "static")
         self.page.screenshot(path=PICTURES / f"{name}.png", full_page=full)
+        if full:
+            self.page.evaluate(still, "")
 
     def see(self, selector: str, *, timeout: int = WAIT_MS) -> Any:
         found = self.page.locator(selector).first

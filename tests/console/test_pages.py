@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +192,188 @@ def test_a_merge_that_makes_answers_worse_is_held_back_and_can_be_forced(empty: 
         text = http.get(answer.headers["location"]).text
         assert "Held back: it would make the answers worse." in text
         assert "Do it all the same" in text
+
+
+def seen(answer: httpx.Response) -> str:
+    """What a page shows, without the words that it brings along for the scripts."""
+    return re.sub(r'<script type="application/json".*?</script>', "", answer.text, flags=re.DOTALL)
+
+
+def taught_here(home: Served, *names: str) -> dict[str, str]:
+    """Teaches the samples of these classes; their ids."""
+    samples = Path(__file__).parents[2] / "tools/samples/teach"
+    with home.device.writing("test") as box:
+        for name in names:
+            photos = sorted((samples / name).glob("*.jpg"))
+            list(box.teach(name, [(p.name, p) for p in photos]))
+        return {row.name: row.id for row in box.classes()}
+
+
+def test_a_class_is_disabled_and_enabled_by_its_forms_and_says_so(empty: Served) -> None:
+    ids = taught_here(empty, "hex-bolt", "spur-gear")
+    bolt = f"/classes/{ids['hex-bolt']}"
+    with client(empty, OPERATOR) as http:
+        go = http.post(bolt + "/disable").headers["location"]
+        page = seen(http.get(go))
+        assert "disabled &#34;hex-bolt&#34;" in page
+        assert "not answered on this device" in page
+        assert "DISABLED" in seen(http.get("/classes"))
+        assert "Disable this class" not in page
+        options = re.findall(r'<option value="([^"]+)"></option>', seen(http.get("/teach")))
+        assert options == ["spur-gear", "hex-bolt"]  # what is not answered comes last
+        assert http.post(bolt + "/enable").status_code == 303
+        assert "DISABLED" not in seen(http.get("/classes"))
+        again = seen(http.get(http.post(bolt + "/enable").headers["location"]))
+        assert "Something else stands in the way" in again
+
+
+def test_how_shots_are_kept_is_changed_by_an_owner_who_ticks_that_it_is_for_good(
+    empty: Served,
+) -> None:
+    ids = taught_here(empty, "hex-bolt")
+    bolt = f"/classes/{ids['hex-bolt']}"
+    fields = {"retain": "statistics", "budget": "500"}
+    with client(empty, OPERATOR) as http:
+        assert "How its shots are kept" not in seen(http.get(bolt))
+        answer = http.post(bolt + "/retention", data=fields, headers={"Accept": "application/json"})
+        assert answer.status_code == 403
+    with client(empty) as http:
+        said = seen(http.get(http.post(bolt + "/retention", data=fields).headers["location"]))
+        assert "Nothing was changed" in said
+        assert re.search(r"<details[^>]* open><summary[^>]*>How its shots are kept", said)
+        assert empty.device.box.show("hex-bolt")[0].retain == "rows"
+        said = seen(
+            http.get(
+                http.post(bolt + "/retention", data={**fields, "sure": "yes"}).headers["location"]
+            )
+        )
+        assert "8 shots folded, which cannot be undone" in said
+    row = empty.device.box.show("hex-bolt")[0]
+    assert (row.retain, row.budget, row.rows) == ("statistics", 500, 0)
+
+
+def ended(http: httpx.Client, address: str) -> str:
+    """The page of a job once it is over."""
+    assert re.fullmatch(r"/jobs/\w+", address), address
+    for _ in range(600):
+        text = seen(http.get(address))
+        if 'data-state="running"' not in text:
+            return text
+        time.sleep(0.1)
+    raise AssertionError("the job does not end")
+
+
+def test_a_video_from_the_form_becomes_a_shot_and_its_page_says_what_was_kept(
+    empty: Served, tmp_path: Path
+) -> None:
+    cv2 = pytest.importorskip("cv2", reason="videos need OpenCV: pip install 'accrue[camera]'")
+    photos = sorted((Path(__file__).parents[2] / "tools/samples/teach/hex-bolt").glob("*.jpg"))
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (480, 360))
+    for photo in photos:
+        for _ in range(3):
+            writer.write(cv2.resize(cv2.imread(str(photo)), (480, 360)))
+    writer.release()
+    with client(empty, OPERATOR) as http:
+        files = {"video": ("film.avi", film.read_bytes(), "video/x-msvideo")}
+        sent = http.post("/teach/clip", data={"name": "bolt"}, files=files)
+        page = ended(http, sent.headers["location"])
+        assert "Learned: bolt" in page
+        assert "One shot from" in page
+        assert "repeat" in page  # each photo stood for three frames
+        files["video"] = ("film.mp4", b"no film", "video/mp4")
+        sent = http.post("/teach/clip", data={"name": "bolt"}, files=files)
+        said = seen(http.get(sent.headers["location"]))
+        assert "film.mp4 is no video that is taken here" in said
+        assert re.search(r"<details[^>]* open><summary[^>]*>From a video", said)
+        assert 'value="bolt"' in said
+        for name, value in (("", b"x"), ("film.mp4", b"")):
+            files["video"] = (name or "film.mp4", value, "video/mp4")
+            assert http.post("/teach/clip", data={"name": name}, files=files).status_code == 303
+    (shot,) = empty.device.box.show("bolt")[1]
+    assert (shot.source, shot.actor) == ("film.avi", "Olga")
+
+
+def test_folders_of_photos_are_measured_and_the_page_says_how_good_it_is(empty: Served) -> None:
+    taught_here(empty, "hex-bolt", "spur-gear", "padlock")
+    tests = Path(__file__).parents[2] / "tools/samples/test"
+    with client(empty, OPERATOR) as http:
+        files = [
+            ("image", (f"test/{name}/{photo.name}", photo.read_bytes(), "image/jpeg"))
+            for name in ("hex-bolt", "spur-gear")
+            for photo in sorted((tests / name).glob("*.jpg"))
+        ]
+        files.append(("image", ("test/hex-bolt/torn.jpg", b"torn", "image/jpeg")))
+        page = ended(http, http.post("/device/evaluate", files=files).headers["location"])
+        assert re.search(r"\d+ % right · \d+ photos", page)
+        assert "<bdi>spur-gear</bdi>" in page
+        assert "1 photo could not be read" in page
+        assert "hex-bolt/torn.jpg" in page
+        flat = [("image", ("a.jpg", b"x", "image/jpeg"))]
+        said = seen(http.get(http.post("/device/evaluate", files=flat).headers["location"]))
+        assert "the photo a.jpg is of no class" in said
+        assert http.get("/jobs/none").status_code == 404
+
+
+def test_engines_are_checked_and_cleaned_from_the_device_page(empty: Served) -> None:
+    folder = empty.device.settings.engines_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "left.plan").write_bytes(b"x")
+    with client(empty) as http:
+        page = ended(http, http.post("/device/engine/verify").headers["location"])
+        assert "no engine for this encoder and device" in page
+        said = seen(http.get(http.post("/device/engine/clean").headers["location"]))
+        assert "1 file removed" in said
+    with client(empty, OPERATOR) as http:
+        json = {"Accept": "application/json"}
+        assert http.post("/device/engine/clean", headers=json).status_code == 403
+
+
+def test_the_settings_are_shown_to_an_owner_and_to_nobody_else(empty: Served) -> None:
+    with client(empty) as http:
+        assert "predict_views" not in seen(http.get("/device"))
+        assert "<dt title=" in seen(http.get("/device?config=1"))
+    with client(empty, OPERATOR) as http:
+        assert "predict_views" not in seen(http.get("/device?config=1"))
+
+
+def test_an_encoder_that_reads_no_text_offers_no_teaching_by_name(empty: Served) -> None:
+    with client(empty, OPERATOR) as http:
+        assert "By its name alone" not in seen(http.get("/teach"))
+        said = seen(http.get(http.post("/teach/by-name", data={"name": "nut"}).headers["location"]))
+        assert "no text part" in said
+
+
+def test_an_address_that_leads_nowhere_has_a_page_and_programs_get_a_problem(
+    empty: Served,
+) -> None:
+    html = {"Accept": "text/html,application/xhtml+xml"}
+    with client(empty) as http:
+        for path in ("/nowhere", "/classes/x/y", "/console/none.js", "/teach/"):
+            answer = http.get(path, headers=html)
+            assert answer.status_code == 404, path
+        page = seen(http.get("/nowhere", headers=html))
+        assert "That is not there" in page
+        assert 'href="/"' in page
+        for path in ("/nowhere", "/api/v1/nowhere"):
+            answer = http.get(path, headers=html if "api" in path else {"Accept": "*/*"})
+            assert answer.headers["content-type"] == "application/problem+json"
+        assert http.post("/nowhere").status_code in (404, 405)
+    stranger = httpx.get(empty.url + "/nowhere", headers=html)
+    assert stranger.status_code == 404
+    assert "nav class" not in stranger.text
+
+
+def test_the_history_is_told_in_the_language_of_the_page(empty: Served) -> None:
+    taught_here(empty, "hex-bolt")
+    with client(empty, OPERATOR) as http:
+        german = {"Accept-Language": "de"}
+        assert "&#34;hex-bolt&#34; gelernt: 8 Aufnahmen" in seen(
+            http.get("/history", headers=german)
+        )
+        undone = http.post(
+            "/history/undo",
+            data={"entry": "1"},
+            headers={**german, "Accept": "application/json"},
+        ).json()
+        assert undone["text"].startswith('Eintrag 1 zurückgenommen: "hex-bolt" gelernt')

@@ -13,7 +13,8 @@ PLACE = re.compile(r"\{(\w+)\}")
 SAYS_ITS_NUMBER = {"ar": {"zero", "one", "two"}}  # the word itself is singular or dual
 MADE = (  # keys that are put together, by what their first part can be followed with
     "nav.", "title.", "role.", "state.", "camera.", "reason.", "dropped.", "hint.", "quality.",
-    "problem.", "verb.", "job.", "look.", "device.doctor.", "presence.",
+    "problem.", "verb.", "job.", "look.", "device.doctor.", "presence.", "work.", "class.keep.",
+    "said.delta_",
 )  # fmt: skip
 
 

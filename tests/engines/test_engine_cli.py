@@ -57,7 +57,7 @@ def test_status_prints_the_chain_with_a_reason_for_each(accrue: Run, tmp_path: P
     """The last line of it serves, and nothing is written by looking."""
     found = accrue("engine", "status")
     assert (found.returncode, found.stderr) == (0, "")
-    chain = {line.split()[0]: line.split(maxsplit=1)[1] for line in found.stdout.splitlines()[5:]}
+    chain = {line.split()[0]: line.split(maxsplit=1)[1] for line in found.stdout.splitlines()[6:]}
     assert list(chain) == list(CANDIDATES)
     assert chain["tensorrt"] == chain["tensorrt-rtx"] == "no NVIDIA GPU was found"
     assert chain["onnx-cpu"] == "serves"

@@ -187,12 +187,12 @@ def test_who_is_no_owner_of_the_device_sees_and_decides_nothing(
 
     Workspace.create(tmp_path / "owner", "plant").close()
     running = run(settings, fleet_owner=tmp_path / "owner")
-    asked = 0
+    asked = set()
     for role, expected in (("viewer", 403), ("operator", 403), (None, 401)):
         with running.client(role) as client:
             for operation in operations():
                 if operation.path.startswith("/fleet/owner"):
                     answer = client.request(operation.method, operation.path, json={})
                     assert answer.status_code == expected, (role, operation.path)
-                    asked += 1
-    assert asked == 3 * 12
+                    asked.add(operation.path.removeprefix("/fleet/owner/"))
+    assert asked > {"propose", "approve", "deny", "policy", "publish", "canary", "rollback", "undo"}

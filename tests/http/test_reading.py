@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,20 @@ def test_a_camera_shows_its_state_its_answer_and_its_picture(
                     break
         assert parts.startswith(b"--accrue-frame\r\nContent-Type: image/jpeg")
     until(lambda: running.app.state.hub.viewers == 0, DEADLINE_S)
+
+
+def test_the_file_for_support_is_for_owners(run: Callable[..., Running], taught: Settings) -> None:
+    running = run(taught, webhook="http://127.0.0.1:9/hooks/secret-path")
+    with running.client("operator") as client:
+        assert client.get("/support").status_code == 403
+    with running.client("owner") as client:
+        response = client.get("/support")
+    assert response.headers["content-disposition"].endswith('-support.zip"')
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        parts = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert "python: " in parts["doctor.txt"]
+    assert '"http://127.0.0.1:9/***"' in parts["settings.json"]
+    assert not any("secret-path" in text for text in parts.values())
 
 
 def test_a_backup_over_http_can_be_restored(

@@ -40,6 +40,7 @@ def fill(store: Store) -> None:
     store.merge("stud", "Bolt")
     store.teach_by_name("Washer", np.array([1, -2, 3, 32767], np.int16))
     store.teach_by_name("nut", np.array([5, 6, 7, 8], np.int16), prompt="a photo of a nut")
+    store.disable("washer")
     teach("gone", 13)
     store.remove("gone")
     teach("undone", 17)
@@ -78,6 +79,7 @@ def facts(store: Store) -> dict[str, object]:
             for one, row in zip(store.rows_by_class(), store.classes(), strict=True)
             if one.text is not None
         ],
+        "disabled": [row.name for row in store.classes() if row.disabled],
         "history": [[entry.seq, entry.verb, entry.summary] for entry in store.history()],
     }
 

@@ -190,7 +190,7 @@ def test_an_account_that_is_added_or_removed_holds_after_a_reload(full: LocalBro
     until(lambda: any("Reloading config" in line for line in full.log))
     added = Client(full, new)
     assert added.send(path_of("state", new)) is Sent.DONE
-    full.files.remove_account(new)
+    full.files.close_accounts([new])
     full.reload()
     until(lambda: added.downs and isinstance(added.downs[-1], BrokerDenied), added.loop.step)
     assert client.downs == []

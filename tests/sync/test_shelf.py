@@ -588,3 +588,20 @@ def test_the_ledger_of_a_store_of_no_fleet_is_refused(tmp_path):
     ):
         StoreLedger(store)
     assert FLEET == "plant"
+
+
+def test_disabling_a_class_is_of_this_device_alone_and_survives_what_is_heard(dock, gate):
+    dock.teach("bolt", 2)
+    exchange(dock, gate)
+    gate.store.disable("bolt")
+    exchange(dock, gate)
+    dock.teach("bolt", 1)
+    exchange(dock, gate)
+    assert [row.disabled for row in gate.store.classes()] == [True]
+    assert [row.disabled for row in dock.store.classes()] == [False]
+    assert dock.ledger.state().digest() == gate.ledger.state().digest()
+    assert dock.ledger.view().digest() == gate.ledger.view().digest()
+    assert gate.store.check() == gate.ledger.check() == []
+    assert BOLT not in gate.ledger.owned()
+    gate.store.undo()  # what was heard since does not stand in the way
+    assert [row.disabled for row in gate.store.classes()] == [False]

@@ -131,6 +131,11 @@ class Fleet(RuleBasedStateMachine):
         self._try(who, lambda store: store.set_retention(self._name(who, chance), retain=retain))
 
     @rule(who=WHO, chance=CHANCE)
+    def disable_or_enable(self, who, chance):
+        verb = chance.choice([Store.disable, Store.enable])
+        self._try(who, lambda store: verb(store, self._name(who, chance)))
+
+    @rule(who=WHO, chance=CHANCE)
     def purge(self, who, chance):
         if chance.random() < 0.3:
             self._try(who, lambda store: store.purge(self._name(who, chance)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from owner_cases import SCOPE, Plant, rows
 
-from accrue.errors import Conflict, FormatError, NotFound, Rejected, UsageError
-from accrue.sync import curation
+from accrue.errors import (
+    Conflict,
+    FormatError,
+    FutureVersion,
+    LinkError,
+    NotFound,
+    Rejected,
+    UsageError,
+)
+from accrue.sync import curation, owner
 from accrue.sync.content import sha256
 from accrue.sync.difference import summarise
+from accrue.sync.identity import Broker
 from accrue.sync.manifest import Canary, Manifest, ManifestHead, Version
 from accrue.sync.roster import RosterTrust
 from accrue.sync.workspace import Workspace
@@ -426,3 +436,74 @@ def test_a_remark_has_its_limits() -> None:
     assert clean_remark("  two\nlines ") == "two lines"
     with pytest.raises(UsageError, match="a remark of 501 characters; expected at most 500"):
         clean_remark("x" * 501)
+
+
+# ---- who took a step, and what the broker knows -------------------------------------------------
+
+
+def test_a_step_tells_who_took_it(tmp_path: Path) -> None:
+    Workspace.create(tmp_path / "owner", "plant", actor="Olga").close()
+    with Workspace.open(tmp_path / "owner", actor="Otto") as workspace:
+        workspace.set_policy("default", "curated")
+        workspace.undo()
+        assert [(s.verb, s.actor) for s in workspace.log()] == [
+            ("undo", "Otto"),
+            ("policy", "Otto"),
+            ("init", "Olga"),
+        ]
+
+
+def test_a_folder_of_before_is_brought_up_to_date_and_keeps_its_log(tmp_path: Path) -> None:
+    with Workspace.create(tmp_path / "owner", "plant", actor="Olga") as workspace:
+        workspace.set_policy("default", "curated")
+        with workspace.database.atomic() as db:  # as version 1 was
+            db.execute("ALTER TABLE log DROP COLUMN actor")
+            db.execute("PRAGMA user_version = 1")
+    with Workspace.open(tmp_path / "owner", actor="Otto") as workspace:
+        assert [(s.verb, s.actor) for s in workspace.log()] == [("policy", ""), ("init", "")]
+        assert workspace.undo().actor == "Otto"
+
+
+def test_a_folder_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    made = Workspace.create(tmp_path / "owner", "plant")
+    with made, made.database.atomic() as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(FutureVersion, match="is of version 99; this Accrue reads up to 2"):
+        Workspace.open(tmp_path / "owner")
+
+
+def test_steps_that_the_broker_was_not_told_of_are_counted(curated: Plant) -> None:
+    workspace = curated.workspace
+    workspace.note_told(workspace.last_step())
+    assert workspace.untold == 0
+    curated.devices["dock-1"].teach("gear", rows(2))
+    curated.hand_over()
+    (proposal,) = curation.propose(workspace, SCOPE)
+    workspace.decide(proposal.id, "approved", "")
+    assert workspace.untold == 0, "what was decided is for the next manifest, not for the broker"
+    curation.publish(workspace, SCOPE)
+    assert workspace.untold == 1
+    workspace.undo()
+    assert workspace.untold == 2
+    workspace.note_told(workspace.last_step())
+    assert workspace.untold == 0
+
+
+def test_two_visits_wait_for_one_another_and_the_second_gives_up(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "WAIT_S", 0.2)
+    monkeypatch.setattr(owner, "CONNECT_S", 0.1)
+    plant.workspace.set_broker(Broker("127.0.0.1", 1, False, "owner", "x", ""))
+    lock = plant.workspace.folder / owner.LOCK_FILE
+    with pytest.raises(LinkError), owner.OwnerLine(plant.workspace):
+        pass
+    with lock.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with (
+            pytest.raises(Conflict, match="another visit at the broker of fleet plant"),
+            owner.OwnerLine(plant.workspace),
+        ):
+            pass
+    with pytest.raises(LinkError), owner.OwnerLine(plant.workspace):  # which was let go
+        pass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -101,6 +103,28 @@ def test_a_camera_that_the_board_has_not_is_told() -> None:
         made("csi:1", PI)
     with pytest.raises(NotFound, match=r"^csi:0 needs to know the board, .*; name the one that"):
         made("csi:0", None)
+
+
+@needs_gstreamer
+def test_what_a_pipeline_asks_of_an_element_is_a_property_of_it() -> None:
+    """Of all boards, for those elements that GStreamer has here; NVIDIA's are on a Jetson alone."""
+    asked: dict[str, set[str]] = {}
+    for board in boards():
+        cameras = board.cameras
+        for text in (cameras.csi, cameras.usb, cameras.rtsp_h264, cameras.rtsp_h265):
+            for part in filter(None, text.split(" ! ")):
+                element, *options = part.split()
+                if re.fullmatch(r"[a-z]\w+", element):
+                    asked.setdefault(element, set()).update(o.partition("=")[0] for o in options)
+    known = set()
+    for element, properties in asked.items():
+        about = subprocess.run(
+            ["gst-inspect-1.0", element], capture_output=True, text=True, check=False, timeout=30
+        )
+        if about.returncode == 0:
+            known.add(element)
+            assert properties <= set(re.findall(r"^  ([\w-]+) +: ", about.stdout, re.MULTILINE))
+    assert {"rtspsrc", "v4l2src", "jpegdec", "rtph264depay", "rtph265depay"} <= known
 
 
 # ---- frames of a real GStreamer -----------------------------------------------------------------

@@ -546,16 +546,19 @@ def check_room(layout: Layout, payload: Payload) -> None:
         )
 
 
-def clean(layout: Layout, *keep: str) -> None:
-    """Removes what an install that was cut off left, and releases other than those of use."""
-    if not layout.releases.is_dir():
-        return
-    trial = layout.on_trial() or {}
-    wanted = {layout.led_to(layout.current), layout.led_to(layout.previous), *keep}
-    wanted |= {str(trial.get("from")), str(trial.get("to"))}
-    for folder in layout.releases.iterdir():
-        if folder.name not in wanted or layout.release(folder.name) is None:
+def clean(layout: Layout) -> None:
+    """Removes what an install that was cut off left."""
+    for folder in layout.releases.iterdir() if layout.releases.is_dir() else ():
+        if layout.release(folder.name) is None:
             _remove_release(folder)
+
+
+def prune(layout: Layout) -> None:
+    """Removes releases other than the current one and the one before."""
+    wanted = {layout.led_to(layout.current), layout.led_to(layout.previous)}
+    for identifier in layout.installed():
+        if identifier not in wanted:
+            _remove_release(layout.releases / identifier)
 
 
 def _remove_release(folder: Path) -> None:
@@ -691,6 +694,7 @@ def commit(layout: Layout) -> str:
     gone(layout.trial)
     note_outcome(layout, trial["to"], "committed", "")
     clean(layout)
+    prune(layout)
     prune_kept(layout)
     say(f"{trial['to']} stays")
     return str(trial["to"])
@@ -834,7 +838,7 @@ def health(layout: Layout, service: Service, wait_s: float) -> bool:
     with layout.lock(wait=True):
         now = layout.on_trial()
         if now is None or now["to"] != trial["to"]:  # another call of this verb was first
-            return layout.led_to(layout.current) == trial["to"]
+            return layout.led_to(layout.current) == str(trial["to"])
         if healthy:
             commit(layout)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from accrue.cli.run import run
-from provisioning import package
+from provisioning import identities, overlay, package, remote
 
 PROGRAM = "tools/provision"
 app = typer.Typer(
@@ -25,6 +25,10 @@ def settings() -> None:
 
 
 app.command("deb")(package.command)
+app.command("overlay")(overlay.command)
+app.command("flash")(overlay.show)
+app.command("ssh")(remote.command)
+app.command("identities")(identities.command)
 
 
 def main(arguments: list[str] | None = None) -> None:

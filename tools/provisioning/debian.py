@@ -39,6 +39,7 @@ def build_package(out: Path, plan: Plan) -> tuple[Path, Staged]:
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         root = Path(scratch) / "root"
         root.mkdir()
+        root.chmod(0o755)
         staged = stage(root, plan)
         _control(root, plan, staged, architecture)
         normalise(root, plan.epoch)
@@ -69,6 +70,7 @@ def _control(root: Path, plan: Plan, staged: Staged, architecture: str) -> None:
     ]
     major, minor = (int(part) for part in plan.system.python.split("."))
     folder.mkdir()
+    folder.chmod(0o755)
     fields = {
         "Package": PACKAGE,
         "Version": plan.version,

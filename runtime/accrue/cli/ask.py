@@ -33,7 +33,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Photos, folders, a video file, camera:0, an rtsp:// address or a GStreamer line.",
+            help="Photos, folders, a video file, camera:0, csi:0, an rtsp:// address or a "
+            "GStreamer line.",
         ),
     ],
     as_json: Json = False,

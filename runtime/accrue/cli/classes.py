@@ -50,6 +50,7 @@ def _class(row: ClassRow, learned: Learned) -> dict[str, Any]:
         "budget": row.budget,
         "by_name": row.prompt,
         "devices": list(row.devices),
+        "disabled": row.disabled,
     }
 
 
@@ -81,14 +82,19 @@ def list_classes(context: typer.Context, as_json: Json = False) -> None:
             note("no class has been taught yet; teach one: accrue class teach NAME FILE...")
         else:
             named = any(row.prompt is not None for row in rows)
+            off = any(row.disabled for row in rows)
             table(
-                ["class", "shots", "rows", *["by name"] * named, "digest", "since"],
+                [
+                    *("class", "shots", "rows", *["by name"] * named),
+                    *(*["answered"] * off, "digest", "since"),
+                ],
                 [
                     (
                         row.name,
                         row.shots,
                         learned.state.count(row.id),
                         *["-" if row.prompt is None else "yes"] * named,
+                        *["disabled" if row.disabled else "yes"] * off,
                         _class(row, learned)["digest"][:12] if row.id in learned.state else "-",
                         when(row.created_at),
                     )
@@ -119,6 +125,8 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
             f"{row.name}: {count(row.shots, 'shot')}"
             + (f", also {', '.join(also)}" if also else "")
         )
+        if row.disabled:
+            say(f'disabled: not answered; take it back in: accrue class enable "{row.name}"')
         say(f"id {row.id}")
         if row.prompt is not None:
             say(f"by name: {row.prompt}")
@@ -433,6 +441,20 @@ def merge(
     """Let one class count as another. Nothing is moved, so it can be undone."""
     with open_box(context) as box:
         _changed(box.merge(name, into, force=force), as_json)
+
+
+@app.command()
+def disable(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Leave a class out of what this device answers; what it was taught stays."""
+    with open_box(context) as box:
+        _changed(box.disable(name), as_json)
+
+
+@app.command()
+def enable(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Answer a disabled class again."""
+    with open_box(context) as box:
+        _changed(box.enable(name), as_json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,19 +50,32 @@ def _value(value: object) -> object:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def doctor(context: typer.Context, as_json: Json = False) -> None:
-    """Check this device: packages, encoder, licence, state folder."""
+def doctor(
+    context: typer.Context,
+    support: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.zip", help="Also write a file for support, without secrets."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check this device: board, power, packages, encoder, state, cameras, service."""
     from accrue.service.doctor import examine
+    from accrue.service.support import page, refuse_existing, write_support
 
-    settings, _ = settings_of(context)
+    settings, origins = settings_of(context)
+    if support is not None:
+        refuse_existing(support)
     found = list(examine(settings))
+    if support is not None:
+        write_support(support, settings, found, origins)
     if as_json:
-        emit({"checks": [vars(check) for check in found]})
+        written = {"support": str(support)} if support is not None else {}
+        emit({"checks": [vars(check) for check in found], **written})
     else:
-        for check in found:
-            say(f"{check.status:<4}  {check.name}: {check.message}")
-            if check.hint:
-                say(f"      {check.hint}")
+        for line in page(found):
+            say(line)
+        if support is not None:
+            note(f"accrue: wrote {support}; it names classes and people, and holds no secrets")
     if any(check.status == "fail" for check in found):
         raise typer.Exit(1)
 

@@ -38,14 +38,23 @@ def build(
         str | None, typer.Option(help="tensorrt or tensorrt-rtx; else the first that can.")
     ] = None,
     batch: Annotated[
-        str, typer.Option(metavar="LEAST,BEST,MOST", help="Batch sizes that it takes.")
-    ] = "1,1,8",
+        str | None,
+        typer.Option(
+            metavar="LEAST,BEST,MOST", help="Batch sizes that it takes; else the board's."
+        ),
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp16 or fp32; else fp16 where the bundle carries it.")
+        str | None, typer.Option(help="fp16 or fp32; else the board's, if the bundle has it.")
     ] = None,
     workspace: Annotated[
-        int, typer.Option(min=1, max=65536, metavar="MIB", help="Most scratch memory of a layer.")
-    ] = 1024,
+        int | None,
+        typer.Option(
+            min=1,
+            max=65536,
+            metavar="MIB",
+            help="Most scratch memory of a layer; else the board's.",
+        ),
+    ] = None,
     if_needed: Annotated[
         bool,
         typer.Option(
@@ -59,7 +68,7 @@ def build(
 
     _one_of("--flavour", flavour, FLAVOURS)
     _one_of("--precision", precision, ("fp16", "fp32"))
-    profile = _profile(batch)
+    profile = None if batch is None else _profile(batch)
     engines = _engines(context)
     chosen: dict[str, Any] = {
         "profile": profile,
@@ -205,8 +214,9 @@ def _about(engines: Engines) -> Iterator[str]:
     device = engines.device
     gpu = device.gpu
     yield f"encoder   {engines.bundle.manifest.name}, at {engines.bundle.path}"
-    board = f"{device.model}, " if device.model else ""
-    yield f"device    {board}{device.machine}, Python {device.python}"
+    model = f"{device.model}, " if device.model else ""
+    yield f"device    {model}{device.machine}, Python {device.python}"
+    yield f"board     {engines.board.name if engines.board else 'not known'}"
     if device.jetson:
         yield f"system    JetPack {device.jetpack or 'unknown'}, L4T {device.l4t}"
     if gpu is None:

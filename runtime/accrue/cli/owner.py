@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from accrue import __version__
-from accrue.cli import owner_roster, owner_sets, owner_status
+from accrue.cli import owner_console, owner_roster, owner_sets, owner_status
 from accrue.cli.classes import Json
 from accrue.cli.output import emit, note, say, table, when
 from accrue.cli.owner_session import PROGRAM, actor, folder_alone, governing, opened, stepped
@@ -255,6 +255,7 @@ for command in (
     owner_sets.manifests,
     owner_sets.diff,
     owner_sets.coming,
+    owner_console.console,
 ):
     app.command()(command)
 app.command("forget-device")(owner_roster.forget_device)

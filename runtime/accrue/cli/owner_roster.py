@@ -12,6 +12,7 @@ from accrue.cli.classes import Json
 from accrue.cli.output import emit, note, say, table
 from accrue.cli.owner_session import (
     PROGRAM,
+    all_stepped,
     governing,
     opened,
     stepped,
@@ -21,6 +22,7 @@ from accrue.cli.owner_session import (
 from accrue.errors import Conflict, NotFound, UsageError
 
 if TYPE_CHECKING:
+    from accrue.service.standing import StepTaken
     from accrue.sync.enrol import Applicant
     from accrue.sync.owner import Joined
     from accrue.sync.workspace import Invite
@@ -228,18 +230,14 @@ def _applicant(file: Path) -> Applicant:
 @app.command()
 def revoke(context: typer.Context, device: Device, as_json: Json = False) -> None:
     """Take nothing from a device any more; what it said before stays."""
-    with visit(context) as (workspace, _):
-        found = workspace.roster().find(device)
-        member = workspace.roster().member(found)
-        if member.revoked is not None:
-            raise Conflict(f"device {member.name} ({found}) is revoked already")
-        step = workspace.set_device(
-            found,
-            replace(member, revoked=workspace.tick()),
-            "revoke",
-            f"revoked {member.name} ({found})",
-        )
-    stepped(step, as_json, device=found)
+    with governing(context) as owner:
+        step = owner.revoke(device)
+    stepped(step, as_json, device=_of(step))
+
+
+def _of(step: StepTaken) -> str:
+    """The device that a step was about."""
+    return (step.subject or "").partition("/")[2]
 
 
 @app.command()
@@ -262,37 +260,9 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Put the new keys that devices have asked for (`accrue fleet rotate`) into the roster."""
-    from accrue.service.governance import reports
-    from accrue.sync.clock import COUNTER_BITS
-    from accrue.sync.roster import rotated
-
-    steps = []
-    with visit(context) as (workspace, _):
-        only = None if device is None else workspace.roster().find(device)
-        for found, said in reports(workspace).items():
-            if said is None or said.next_key is None or only not in (None, found):
-                continue
-            member = workspace.roster().member(found)
-            if any(window.key == said.next_key.key for window in member.keys):
-                continue
-            until = workspace.tick() + (grace * 3_600_000 << COUNTER_BITS)
-            steps.append(
-                workspace.set_device(
-                    found,
-                    rotated(member, said.next_key.key, said.next_key.from_stamp, until),
-                    "rotate",
-                    f"gave {member.name} ({found}) its new key",
-                )
-            )
-    if not steps:
-        raise NotFound(
-            "no device asks for a new key", hint="on the device: accrue fleet rotate, then sync"
-        )
-    if as_json:
-        emit({"steps": [asdict(step) for step in steps]})
-    else:
-        for step in steps:
-            stepped(step, False)
+    with governing(context) as owner:
+        steps = owner.rotate(device, grace)
+    all_stepped(steps, as_json)
 
 
 def forget_device(
@@ -306,29 +276,15 @@ def forget_device(
     as_json: Json = False,
 ) -> None:
     """Take all that a device ever said out of every device, and take nothing from it any more."""
-    from accrue.sync.curation import without_forgotten
-
     if clear and not yes:
         raise UsageError(
             "what the broker retains of the device would be deleted and cannot be had back",
             hint="add --yes, or leave --clear out",
         )
-    with governing(context) as owner, owner.visit(contributions=True) as visited:
-        workspace, line = visited.workspace, visited.line
-        found = workspace.roster().find(device)
-        member = workspace.roster().member(found)
-        if member.forgotten is not None:
-            raise Conflict(f"device {member.name} ({found}) is forgotten already")
-        stamp = workspace.tick()
-        step = workspace.set_device(
-            found,
-            replace(member, revoked=member.revoked or stamp, forgotten=stamp),
-            "forget",
-            f"forgot {member.name} ({found})",
-        )
-        published = without_forgotten(workspace)
-        cleared = line.clear_device(found) if clear and line else 0
-    stepped(step, as_json, device=found, cleared=cleared, steps=[asdict(s) for s in published])
+    with governing(context) as owner:
+        step, published, cleared = owner.forget(device, clear=clear)
+    said = [asdict(one) for one in published]
+    stepped(step, as_json, device=_of(step), cleared=cleared, steps=said)
     if not as_json:
         for one in published:
             stepped(one, False)

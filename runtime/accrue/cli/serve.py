@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from enum import Enum
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +23,7 @@ from accrue.errors import AccrueError
 if TYPE_CHECKING:
     from accrue.service.access import Access
     from accrue.service.http.server import Place
+    from accrue.service.settings import Origin, Settings
 
 NEEDED = (
     *("starlette", "uvicorn", "jinja2", "websockets", "python_multipart", "segno"),
@@ -60,25 +64,36 @@ def run(
     reject: Reject = None,
 ) -> None:
     """Run the device: watch, answer, learn when asked, and show itself in a browser."""
+    settings, origins = settings_of(context, listen=listen, head=head, reject=reject)
+    if origins["thumbnails"].text == "default":
+        settings = replace(settings, thumbnails=THUMBNAILS_PX)
+    serve(settings, origins, sources or settings.cameras, plain=plain_http)
+
+
+def serve(
+    settings: Settings, origins: dict[str, Origin], cameras: Sequence[str], *, plain: bool = False
+) -> None:
+    """Runs a device and its server until it is told to stop.
+
+    Raises:
+        AccrueError: packages are missing, or what the device, the state and the port raise.
+    """
     _require_packages()
     from accrue.service.access import OWNER, Access
     from accrue.service.console import console_routes
-    from accrue.service.daemon import Device
+    from accrue.service.daemon import ENROLMENT, Device
     from accrue.service.heap import few_heaps
     from accrue.service.http.server import Service, write_address
     from accrue.service.logs import set_up
     from accrue.service.notify import Notifier
     from accrue.service.outputs import Outputs
 
-    settings, origins = settings_of(context, listen=listen, head=head, reject=reject)
-    if origins["thumbnails"].text == "default":
-        settings = replace(settings, thumbnails=THUMBNAILS_PX)
     set_up(settings.log)
     few_heaps()
     notifier = Notifier()
-    cameras = sources or settings.cameras
     with ExitStack() as parts:
-        device = Device(settings, cameras=cameras, alive=notifier.alive)
+        told = {name: found.text for name, found in origins.items()}
+        device = Device(settings, cameras=cameras, alive=notifier.alive, origins=told)
         access = parts.enter_context(Access(settings.state))
 
         def started() -> None:
@@ -86,21 +101,28 @@ def run(
             notifier.ready(f"{count(len(cameras), 'camera')}, {service.place.url}")
 
         pages = console_routes(device, access)
-        service = Service(device, access, plain=plain_http, started=started, more=pages)
+        service = Service(device, access, plain=plain, started=started, more=pages)
         parts.callback(service.socket.close)
         parts.callback(device.stop)
         device.start()
+        given = os.environ.get("CREDENTIALS_DIRECTORY")  # by systemd, for LoadCredential=
+        if given:
+            device.enrol(Path(given) / ENROLMENT)
         outputs = Outputs(device)
         parts.callback(outputs.close)
         parts.callback(notifier.stopping)
         first = service.place.is_loopback or not access.owned
         code = access.invite(OWNER, by="accrue run", seconds=FIRST_CODE_S) if first else None
-        _greet(service.place, access, len(cameras), None if code is None else code.code)
+        _greet(service.place, access, settings, len(cameras), None if code is None else code.code)
         service.serve_until_told()
 
 
-def _greet(place: Place, access: Access, cameras: int, code: str | None) -> None:
-    if not cameras:
+def _greet(
+    place: Place, access: Access, settings: Settings, cameras: int, code: str | None
+) -> None:
+    if settings.fleet_owner is not None:
+        note(f"accrue: decides for a fleet, with the owner's key in {settings.fleet_owner}")
+    elif not cameras:
         note("accrue: no camera; name one: accrue run camera:0, or the setting `cameras`")
     say(f"accrue: watching {count(cameras, 'camera')}; {place.url}")
     if code is not None:

@@ -192,6 +192,8 @@ class Learned:
         texts: by class id, float64 (dim,) of unit length, of each class that was taught by name.
         evidence: what it was made of. earlier: a choice of before, to be solved for this state
             instead of choosing again; its left-out scores are kept.
+        disabled: ids of classes that are not answered. All of them is in the fields above; head,
+            calibration, left-out scores and refusals are those of `answering`.
     """
 
     state: State
@@ -203,9 +205,36 @@ class Learned:
     texts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     evidence: tuple[ClassRows, ...] = ()
     earlier: Choice | None = None
+    disabled: frozenset[str] = frozenset()
+
+    @once
+    def answering(self) -> Learned:
+        """The same without the disabled classes: bit for bit what it would be without them."""
+        gone = self.disabled
+        if not gone:
+            return self
+        state = self.state.copy()
+        for one in gone:
+            if one in state:
+                state.remove(one)
+        _ = state.total  # worked out here, because threads that read it must not
+        kept = [k for k, (owner, _) in enumerate(self.shots) if owner not in gone]
+        return replace(
+            self,
+            state=state,
+            shots=[self.shots[k] for k in kept],
+            names={c: name for c, name in self.names.items() if c not in gone},
+            shot_ids=tuple(self.shot_ids[k] for k in kept),
+            refused={c: rows for c, rows in self.refused.items() if c not in gone},
+            texts={c: text for c, text in self.texts.items() if c not in gone},
+            evidence=tuple(one for one in self.evidence if one.id not in gone),
+            disabled=frozenset(),
+        )
 
     @once
     def choice(self) -> Choice:
+        if self.disabled:
+            return self.answering.choice
         settings = self.settings
         if self.earlier is not None:
             return replace(self.earlier, served=self.earlier.head.solve(self.state))
@@ -220,6 +249,8 @@ class Learned:
 
     @once
     def calibration(self) -> Calibration:
+        if self.disabled:
+            return self.answering.calibration
         return Calibration(self.choice.left_out, self.settings.reject)
 
     def decide(self, embeddings: NDArray[Any]) -> list[Decision]:
@@ -246,11 +277,18 @@ class Learned:
 
     @once
     def left_out(self) -> LeftOut:
-        """Each kept shot left out by itself: what the coach and the guard go by."""
+        """Each kept shot left out by itself: what the coach and the guard go by.
+
+        Its numbers of shots are those of `answering`.
+        """
+        if self.disabled:
+            return self.answering.left_out
         return leave_one_out(self.choice.served, self.shots, self.settings.predict_views)
 
     @once
     def refusals(self) -> Refusals:
+        if self.disabled:
+            return self.answering.refusals
         kept = {c: self.queries_of(c) for c in self.refused}
         return Refusals(self.refused, kept, {c: self.state.sum(c) for c in self.refused})
 
@@ -430,7 +468,15 @@ class Box:
                 row = found.text.astype(np.float64)
                 texts[found.id] = row / np.linalg.norm(row)
         return Learned(
-            state, shots, names, self.settings, tuple(shot_ids), refused, texts, evidence
+            state,
+            shots,
+            names,
+            self.settings,
+            tuple(shot_ids),
+            refused,
+            texts,
+            evidence,
+            disabled=frozenset(found.id for found in evidence if found.disabled),
         )
 
     # ---- teaching and asking --------------------------------------------------------------------
@@ -658,6 +704,13 @@ class Box:
     def remove(self, name: str) -> Entry:
         return self._changing().remove(name, actor=self.settings.actor)
 
+    def disable(self, name: str) -> Entry:
+        """Leaves a class out of what is answered here; see `Store.disable`."""
+        return self._changing().disable(name, actor=self.settings.actor)
+
+    def enable(self, name: str) -> Entry:
+        return self._changing().enable(name, actor=self.settings.actor)
+
     def purge(self, name: str) -> Purged:
         return self._changing().purge(name, actor=self.settings.actor)
 
@@ -732,7 +785,7 @@ class Box:
         """Kept shots, those first that the others speak against most; of one class or of all."""
         store = self._taught()
         only = None if name is None else store.resolve(name).id
-        learned = self.learned()
+        learned = self.learned().answering
         found = suspects(learned.left_out, learned.classes_of_shots)
         shots = {shot.id: shot for shot in store.shots(name)}
         return [
@@ -747,9 +800,9 @@ class Box:
         ]
 
     def quality(self) -> list[Report]:
-        """How well each class is taught, in the order of `classes`."""
+        """How well each class that is answered is taught, in the order of `classes`."""
         self._taught()
-        learned = self.learned()
+        learned = self.learned().answering
         found = {
             q.class_id: q
             for q in quality(learned.left_out, learned.classes_of_shots, learned.state)
@@ -779,7 +832,7 @@ class Box:
         if not present(self.settings.state):
             return []
         store = self.reading()
-        learned = self.learned()
+        learned = self.learned().answering
         with self.unknown_queue() as queue:
             waiting = [
                 (moment, rows)

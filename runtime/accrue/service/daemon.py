@@ -5,16 +5,20 @@ from __future__ import annotations
 import fcntl
 import logging
 import math
+import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from accrue import __version__
+from accrue.board import Board, which
 from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.box import Box, Learned, Prediction, Receipt
 from accrue.service.burst import Burst
@@ -43,6 +47,8 @@ from accrue.vision.live import Live, Status
 from accrue.vision.sources import Frame
 
 LOCK_NAME = "run.lock"
+LEFTOVERS = (".clip-", ".evaluate-", ".restore-", ".backup-")  # temporary names in the folder
+ENROLMENT = "enrolment"  # the name of the credential; docs/fleet.md
 MOST_SESSIONS = 4  # teach sessions that are open at once
 REMEMBERED_SESSIONS = 20
 VOTES_TOLD_EVERY_S = 0.25  # of an answer whose label stays; the ring of events is not for votes
@@ -122,6 +128,7 @@ class Device:
         cameras: as for `open_source`; default: setting `cameras`.
         alive: called by the working loop each time that it has come round.
         opened: makes a camera of a source; for tests.
+        origins: where each setting comes from, by its key, for people.
     """
 
     def __init__(
@@ -131,8 +138,9 @@ class Device:
         cameras: Sequence[str] | None = None,
         alive: Callable[[], object] = lambda: None,
         opened: Callable[[str, threading.Condition], Live] | None = None,
+        origins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.settings = settings
+        self.settings, self.origins = settings, origins
         self.sources = tuple(settings.cameras if cameras is None else cameras)
         self.events = Events()
         self.jobs = Jobs(self._job_changed)
@@ -157,6 +165,11 @@ class Device:
         self._head = 0
         self._unknown: tuple[int, int] = (0, 0)
         self._lock_file: IO[str] | None = None
+
+    @cached_property
+    def board(self) -> Board | None:
+        """The board in force; None where none is known."""
+        return which(self.settings.board).board
 
     # ---- life -----------------------------------------------------------------------------------
 
@@ -234,6 +247,9 @@ class Device:
                 path=str(self.settings.state),
             ) from None
         self._lock_file = file
+        for prefix in LEFTOVERS:  # of uploads that a kill or a power cut ended
+            for path in self.settings.state.glob(f"{prefix}*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _remark(self, text: str) -> None:
         log.warning(text)
@@ -368,6 +384,21 @@ class Device:
     def fleet(self) -> dict[str, Any] | None:
         """How the device stands in its fleet (`accrue fleet status`); None where it is in none."""
         return None if self._member is None else self._member.view()
+
+    def enrol(self, file: Path) -> None:
+        """Joins the fleet that this device was prepared for; as `Fleet.enrol`, but raises nothing:
+        a device that cannot join serves all the same, and says why not."""
+        try:
+            from accrue.service.fleet import Fleet
+
+            with self.writing(ENROLMENT) as box:
+                joined = Fleet(box).enrol(file)
+        except (AccrueError, ImportError) as error:  # the packages of the extra `sync`
+            log.error("%s was not taken up: %s", file, error)
+            self.events.publish(FLEET, message=f"not joined: {error}")
+            return
+        if joined is not None:
+            self._fleet_told(f"joined fleet {joined.fleet} as {joined.name}")
 
     def _renewed(self) -> None:
         serving = self.box.serving

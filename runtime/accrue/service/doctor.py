@@ -7,46 +7,54 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from accrue import __version__
-from accrue.bundle import Bundle, default_bundle_path
+from accrue.board import Board, which
+from accrue.bundle import ENCODER, Bundle, default_bundle_path
 from accrue.device import Device, describe
 from accrue.errors import AccrueError
+from accrue.service.board_checks import board_checks, camera_checks, service_checks
 from accrue.service.box import Box
+from accrue.service.checks import FAIL, OK, WARN, Check
 from accrue.service.engines import Engines, Status
 from accrue.service.settings import Settings
 from accrue.vision.encode import golden_check
 from accrue.vision.engines import FLAVOURS, TENSORRT, Dropped, cannot_build
 from accrue.vision.engines.selection import ONNX_CUDA, both_installed
 from accrue.vision.engines.serving import NAMES
+from accrue.vitals import read_vitals
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 LEAST_FREE_BYTES = 100 * 2**20
 
 
-@dataclass
-class Check:
-    """One finding: `status` is ok, warn or fail."""
+def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Check]:
+    """Each check in turn; one that fails does not stop the others.
 
-    name: str
-    status: str
-    message: str
-    hint: str = ""
+    Args:
+        root: folder that stands for ``/``, for what is read of the board.
+    """
+    device = describe(root)
+    board: Board | None = None
 
+    def look_at_board() -> Iterator[Check]:
+        nonlocal board
+        found = which(settings.board, device)
+        board = found.board
+        yield from board_checks(found, device, read_vitals(board, root), root=root)
 
-def examine(settings: Settings) -> Iterator[Check]:
-    """Each check in turn; one that fails does not stop the others."""
     for name, look in (
         ("python", _python),
-        ("packages", _packages),
-        ("encoder", lambda: _encoder(settings)),
+        ("board", look_at_board),
+        ("packages", lambda: _packages(device)),
+        ("encoder", lambda: _encoder(settings, board)),
         ("engines", lambda: _engines(settings)),
         ("state", lambda: _state(settings)),
-        ("disk", lambda: _disk(settings)),
-        ("camera", _camera),
+        ("disk", lambda: _disk(settings, board)),
+        ("camera", lambda: _camera(settings, board, root)),
+        ("service", service_checks),
     ):
         yield from _tried(name, look)
 
@@ -66,8 +74,7 @@ def _python() -> Iterator[Check]:
     )
 
 
-def _packages() -> Iterator[Check]:
-    device = describe()
+def _packages(device: Device) -> Iterator[Check]:
     found = [f"{p.name} {p.version}" for p in device.packages if not p.hidden]
     with suppress(PackageNotFoundError):
         found.append(f"pillow {version('pillow')}")
@@ -84,7 +91,7 @@ def _packages() -> Iterator[Check]:
         )
 
 
-def _encoder(settings: Settings) -> Iterator[Check]:
+def _encoder(settings: Settings, board: Board | None) -> Iterator[Check]:
     bundle = Bundle.open(settings.bundle or default_bundle_path())
     manifest = bundle.manifest
     yield Check(
@@ -92,6 +99,17 @@ def _encoder(settings: Settings) -> Iterator[Check]:
         OK,
         f"{manifest.name}, {manifest.dim}-d, space {manifest.space_id[:12]}, at {bundle.path}",
     )
+    size_mib = manifest.files[ENCODER].bytes / 2**20
+    if board and size_mib > board.encoder.largest_mib:
+        yield Check(
+            "encoder",
+            WARN,
+            f"its ONNX file has {size_mib:,.0f} MiB; board {board.name} is meant for up to "
+            f"{board.encoder.largest_mib:,}",
+            "export a smaller encoder",
+            found=f"{size_mib:.0f} MiB",
+            expected=f"{board.encoder.recommended}, or up to {board.encoder.largest_mib} MiB",
+        )
     restricted = "; restricted, see its terms" if manifest.licence_restricted else ""
     yield Check(
         "licence",
@@ -180,24 +198,48 @@ def _mib(n_bytes: int) -> str:
     return f"{n_bytes / 2**20:.1f} MiB"
 
 
-def _disk(settings: Settings) -> Iterator[Check]:
+def _disk(settings: Settings, board: Board | None) -> Iterator[Check]:
     folder = settings.state
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
+    said = f"{free / 2**30:.1f} GiB free at {folder}"
+    budget = board.storage.total_mib * 2**20 if board else 0
     if free < LEAST_FREE_BYTES:
         yield Check("disk", WARN, f"{free / 2**20:.0f} MiB free at {folder}", "make room")
+    elif free + _held(settings) < budget:
+        yield Check(
+            "disk",
+            WARN,
+            f"{said}; releases, engines and state of this board are meant to have "
+            f"{budget / 2**30:.1f} GiB in all",
+            "make room",
+            found=f"{free // 2**20} MiB",
+            expected=f"{budget // 2**20} MiB",
+        )
     else:
-        yield Check("disk", OK, f"{free / 2**30:.1f} GiB free at {folder}")
+        yield Check("disk", OK, said, found=f"{free // 2**20} MiB")
 
 
-def _camera() -> Iterator[Check]:
+def _held(settings: Settings) -> int:
+    """Bytes of what Accrue keeps already."""
+    folders = {settings.state, settings.engines_folder}
+    if settings.engines_folder.is_relative_to(settings.state):
+        folders.discard(settings.engines_folder)
+    total = 0
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        with suppress(OSError):  # gone meanwhile, or not ours to look at
+            total += path.lstat().st_size
+    return total
+
+
+def _camera(settings: Settings, board: Board | None, root: Path) -> Iterator[Check]:
     if find_spec("cv2") is None:
         yield Check(
             "camera",
             WARN,
-            "OpenCV is not installed, so photos can be read but no camera or video",
+            "OpenCV is not installed, so photos and GStreamer can be read but no other camera or "
+            "video",
             'pip install "accrue[camera]"',
         )
-    else:
-        yield Check("camera", OK, "OpenCV is installed")
+    yield from camera_checks(settings, board, root=root)

@@ -6,8 +6,10 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from accrue.board import Board, EngineAdvice, which
 from accrue.bundle import ENCODER, Bundle, default_bundle_path
 from accrue.device import Device, describe
 from accrue.errors import BundleError, EngineError, NotFound, StoreFull, UsageError
@@ -30,7 +32,6 @@ from accrue.vision.engines import (
 )
 from accrue.vision.engines.trt import Step, flags_of
 
-WORKSPACE_MIB = 1024
 # Memory of a build beside its workspace; docs/engines.md, "Memory", says what was measured.
 BUILD_ONNX_SIZES, BUILD_MIB = 4, 256
 # Of the disk; docs/engines.md, "Memory": engines are about as large as their ONNX file.
@@ -72,12 +73,22 @@ class Engines:
         self.folder = EngineFolder(settings.engines_folder)
         self.device = device or describe()
 
+    @cached_property
+    def board(self) -> Board | None:
+        """The board in force; None where none is known."""
+        return which(self.settings.board, self.device).board
+
+    @property
+    def advice(self) -> EngineAdvice:
+        """What the description of the board would build."""
+        return self.board.engine if self.board else EngineAdvice()
+
     def build(
         self,
         *,
         flavour: str | None = None,
         profile: Profile | None = None,
-        workspace_mib: int = WORKSPACE_MIB,
+        workspace_mib: int | None = None,
         precision: str | None = None,
         step: Step = lambda *_: None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -87,7 +98,8 @@ class Engines:
         Args:
             flavour: of TensorRT; default: the first that can build here.
             profile: batch sizes. workspace_mib: most scratch memory of a layer.
-            precision: ``fp16`` or ``fp32``; default: fp16 where the bundle carries it.
+            precision: ``fp16`` or ``fp32``. Of these three, the default is the board's; its fp16
+                counts where the bundle carries it.
 
         Raises:
             EngineError: TensorRT is absent, or cannot build.
@@ -97,7 +109,8 @@ class Engines:
         flavour = flavour or self.flavour()
         if why := cannot_build(self.device, flavour):
             raise EngineError(f"no {flavour} engine can be built here: {why.reason}", hint=why.hint)
-        profile = profile or Profile()
+        profile = profile or Profile(*self.advice.batch)
+        workspace_mib = workspace_mib or self.advice.workspace_mib
         trt = load_module(flavour)
         file = self.file(precision)
         manifest = self.bundle.manifest
@@ -144,7 +157,7 @@ class Engines:
         *,
         flavour: str | None = None,
         profile: Profile | None = None,
-        workspace_mib: int = WORKSPACE_MIB,
+        workspace_mib: int | None = None,
         precision: str | None = None,
     ) -> tuple[str, str]:
         """What a device has to build by itself at its start: an engine where one would serve and
@@ -192,10 +205,17 @@ class Engines:
         return ""
 
     def _key(
-        self, file: str, flavour: str, version: str, profile: Profile | None, workspace_mib: int
+        self,
+        file: str,
+        flavour: str,
+        version: str,
+        profile: Profile | None,
+        workspace_mib: int | None,
     ) -> EngineKey:
-        sha256, flags = self.bundle.manifest.files[file].sha256, flags_of(workspace_mib)
-        return EngineKey.of(self.device, sha256, flavour, version, profile or Profile(), flags)
+        profile = profile or Profile(*self.advice.batch)
+        sha256 = self.bundle.manifest.files[file].sha256
+        flags = flags_of(workspace_mib or self.advice.workspace_mib)
+        return EngineKey.of(self.device, sha256, flavour, version, profile, flags)
 
     def _require_room(self, onnx_bytes: int) -> None:
         """Raises StoreFull rather than finding out after minutes."""
@@ -227,7 +247,7 @@ class Engines:
     def file(self, precision: str | None) -> str:
         """The ONNX file of the bundle to build from."""
         precisions = self.bundle.manifest.precisions
-        if precision == FP32 or (precision is None and FP16 not in precisions):
+        if (precision or self.advice.precision) == FP32 or not (precision or FP16 in precisions):
             return ENCODER
         if FP16 not in precisions:
             raise UsageError(
@@ -281,10 +301,10 @@ class Engines:
         with self.folder.lock():
             return self.folder.clean(everything=everything)
 
-    def needed_bytes(self, workspace_mib: int = WORKSPACE_MIB) -> int:
+    def needed_bytes(self) -> int:
         """Free memory that a build is expected to take."""
         file = self.bundle.manifest.files[self.file(None)]
-        return BUILD_ONNX_SIZES * file.bytes + ((BUILD_MIB + workspace_mib) << 20)
+        return BUILD_ONNX_SIZES * file.bytes + ((BUILD_MIB + self.advice.workspace_mib) << 20)
 
     def _misfit(self, engine: Engine) -> str:
         if engine.space_id != self.bundle.manifest.space_id:

@@ -82,7 +82,7 @@ def evaluate(
     result = Evaluation()
     if train is None:
         box.require_same_space()
-        learned = box.learned()
+        learned = box.learned().answering
         if not learned.names:
             raise Conflict(
                 "nothing has been taught, so there is nothing to evaluate",
@@ -95,7 +95,7 @@ def evaluate(
     result.classes = len(learned.state)
     result.digest = learned.state.digest()
     if train is None:
-        rows = box.classes()
+        rows = [row for row in box.classes() if not row.disabled]
         result.shots = sum(row.shots for row in rows)
         resolved = {
             class_key(label): row.name for row in rows for label in (row.name, *row.aliases)

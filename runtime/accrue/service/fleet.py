@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -15,8 +16,16 @@ from accrue.store import Store
 from accrue.store.failures import translated
 from accrue.sync.clock import COUNTER_BITS, wall_clock_ms
 from accrue.sync.endpoint import Endpoint
-from accrue.sync.enrol import LARGEST_MESSAGE_BYTES, Admission, Applicant, open_ticket, read_code
+from accrue.sync.enrol import (
+    LARGEST_MESSAGE_BYTES,
+    Admission,
+    Applicant,
+    Enrolment,
+    open_ticket,
+    read_code,
+)
 from accrue.sync.identity import (
+    ENROLLED,
     FOLDER,
     Broker,
     Identity,
@@ -183,6 +192,44 @@ class Fleet:
         )
         admission = open_ticket(self.identity(), data)
         return self._enter(admission, admission.broker(host), name)
+
+    def enrol(self, file: Path) -> Membership | None:
+        """Takes up what was prepared for this device before its first start, once.
+
+        Needs no network: the broker is found when it is there. An identity that the device had
+        made of itself is set aside.
+
+        Returns:
+            The fleet that was joined; None where there is nothing to take up: no file or an empty
+            one, or one that was taken up before, also if the device has left the fleet since.
+
+        Raises:
+            Conflict: it is another device of a fleet. FormatError, Rejected: it is no enrolment.
+        """
+        with translated(file):
+            data = file.read_bytes() if file.exists() else b""
+        mark, digest = self.folder / ENROLLED, hashlib.sha256(data).hexdigest()
+        if not data or (mark.exists() and mark.read_text().strip() == digest):
+            return None
+        enrolment = Enrolment.load(file)
+        device = enrolment.identity.device
+        if self.is_member():
+            found = self.membership()
+            if self.identity().device != device:
+                raise Conflict(
+                    f"this device is {self.identity().device} of fleet {found.fleet}; "
+                    f"it was prepared as {enrolment.name} ({device})",
+                    hint="to be that one: accrue fleet leave --yes, and start it again",
+                    found=self.identity().device,
+                    expected=device,
+                )
+            write_private(mark, f"{digest}\n".encode())
+            return None
+        admission = open_ticket(enrolment.identity, enrolment.ticket)
+        enrolment.identity.replace(self.folder)
+        joined = self._enter(admission, admission.broker(), enrolment.name)
+        write_private(mark, f"{digest}\n".encode())
+        return joined
 
     def _require_free(self) -> None:
         if self.is_member():

@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from accrue.errors import LinkError, Rejected, UsageError
+from accrue.errors import Conflict, LinkError, NotFound, Rejected, UsageError
 from accrue.service.standing import (
     Accuracy,
     Clash,
@@ -34,7 +37,7 @@ from accrue.service.standing import (
 )
 from accrue.sync import curation, reload
 from accrue.sync.broker import BrokerFolder
-from accrue.sync.clock import stamp_ms
+from accrue.sync.clock import COUNTER_BITS, stamp_ms
 from accrue.sync.contribution import Scope
 from accrue.sync.difference import Difference
 from accrue.sync.identity import fingerprint
@@ -42,11 +45,14 @@ from accrue.sync.manifest import clean_remark
 from accrue.sync.owner import OwnerLine, Progress
 from accrue.sync.presence import Presence
 from accrue.sync.report import TEN_THOUSANDTHS, Report, SetReport
-from accrue.sync.roster import Member, RosterTrust
-from accrue.sync.workspace import Proposal, Step, Workspace, approved_and_denied
+from accrue.sync.roster import Member, RosterTrust, rotated
+from accrue.sync.workspace import Proposal, Step, Workspace
 
 BROKER_FOLDER = "broker"
 OPEN, CURATED = "open", "curated"
+MOST_REMEMBERED = 500
+T = TypeVar("T")
+GRACE_HOURS = 168  # that a device may go on with its old key
 
 
 @dataclass
@@ -59,6 +65,27 @@ class Visit:
     missing: int = 0
 
 
+class Remembered:
+    """What took long to work out, by all that it follows from. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(self, key: Hashable) -> Any:
+        """None where it is not known."""
+        with self._lock:
+            return self._kept.get(key)
+
+    def put(self, key: Hashable, value: T) -> T:
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > MOST_REMEMBERED:
+                self._kept.popitem(last=False)
+        return value
+
+
+_REMEMBERED = Remembered()  # of this process, so that a page is not worked out for each who looks
 Check = Callable[[str], object]  # of the etag of the set that is about to be changed
 
 
@@ -160,10 +187,9 @@ class Governance:
     def decided(self) -> list[Proposed]:
         """Decided ones that no manifest has considered yet."""
         with self.opened() as workspace:
-            found = []
+            found: list[Proposal] = []
             for scope in workspace.scopes():
-                base = curation.basis(workspace, scope)
-                found += approved_and_denied(workspace.proposals(scope), base.considered)
+                found += curation.undecided_and_decided(workspace, scope)[1]
             return _proposed(workspace, found)
 
     def manifests(
@@ -348,6 +374,88 @@ class Governance:
             check(etag(visit.workspace, scope))
             yield visit.workspace, scope
 
+    # ---- who belongs to it ----------------------------------------------------------------------
+
+    def revoke(self, device: str) -> StepTaken:
+        """Takes nothing from a device (its name or id) any more; what it said before stays.
+
+        Raises:
+            NotFound: no such device. Conflict: it is revoked already.
+        """
+        with self.visit() as visit, visit.workspace.database.atomic():
+            workspace = visit.workspace
+            found = workspace.roster().find(device)
+            member = workspace.roster().member(found)
+            if member.revoked is not None:
+                raise Conflict(f"device {member.name} ({found}) is revoked already")
+            revoked = replace(member, revoked=workspace.tick())
+            return _step(
+                workspace.set_device(found, revoked, "revoke", f"revoked {member.name} ({found})")
+            )
+
+    def rotate(self, device: str | None = None, grace_hours: int = GRACE_HOURS) -> list[StepTaken]:
+        """Puts the new keys that devices (or one) have asked for into the roster.
+
+        Args:
+            grace_hours: how long an old key is good.
+
+        Raises:
+            NotFound: none asks, or no such device.
+        """
+        steps = []
+        with self.visit() as visit, visit.workspace.database.atomic():
+            workspace = visit.workspace
+            only = None if device is None else workspace.roster().find(device)
+            for found, said in reports(workspace).items():
+                member = workspace.roster().member(found)
+                if said is None or only not in (None, found) or not _asks_for_key(member, said):
+                    continue
+                assert said.next_key is not None
+                until = workspace.tick() + (grace_hours * 3_600_000 << COUNTER_BITS)
+                steps.append(
+                    workspace.set_device(
+                        found,
+                        rotated(member, said.next_key.key, said.next_key.from_stamp, until),
+                        "rotate",
+                        f"gave {member.name} ({found}) its new key",
+                    )
+                )
+            if not steps:
+                raise NotFound(
+                    "no device asks for a new key",
+                    hint="on the device: accrue fleet rotate, then sync",
+                )
+        return [_step(one) for one in steps]
+
+    def forget(self, device: str, *, clear: bool = False) -> tuple[StepTaken, list[StepTaken], int]:
+        """Takes all that a device ever said out of every device, and takes nothing from it.
+
+        Args:
+            clear: also delete what the broker retains of it, for good.
+
+        Returns:
+            And what was published without it, and how many topics were cleared.
+
+        Raises:
+            NotFound: no such device. Conflict: it is forgotten already.
+        """
+        with self.visit(contributions=True) as visit:
+            workspace = visit.workspace
+            with workspace.database.atomic():
+                found = workspace.roster().find(device)
+                member = workspace.roster().member(found)
+                if member.forgotten is not None:
+                    raise Conflict(f"device {member.name} ({found}) is forgotten already")
+                stamp = workspace.tick()
+                gone = replace(member, revoked=member.revoked or stamp, forgotten=stamp)
+                said = f"forgot {member.name} ({found})"
+                step = workspace.set_device(found, gone, "forget", said)
+                published = curation.without_forgotten(workspace)
+            cleared = visit.line.clear_device(found) if clear and visit.line else 0
+        return _step(step), [_step(one) for one in published], cleared
+
+    # ---- back -----------------------------------------------------------------------------------
+
     def undo(self, step: int | None = None) -> StepTaken:
         """Takes a step back: the newest, or this one. Raises NotFound, Conflict."""
         with self.visit() as visit:
@@ -401,8 +509,7 @@ def chosen(workspace: Workspace, scope: Scope) -> list[str]:
 def etag(workspace: Workspace, scope: Scope) -> str:
     """Of what is in force in a set, its policy, and what was decided for it."""
     head = workspace.head(scope)
-    base = curation.basis(workspace, scope)
-    decided = approved_and_denied(workspace.proposals(scope), base.considered)
+    _, decided = curation.undecided_and_decided(workspace, scope)
     text = json.dumps(
         [
             0 if head is None else head.version,
@@ -422,7 +529,24 @@ def _standing(workspace: Workspace) -> Standing:
         workspace.visited_at,
         workspace.untold,
         _devices(workspace),
-        [_set(workspace, scope) for scope in workspace.scopes()],
+        [_remembered_set(workspace, scope) for scope in workspace.scopes()],
+    )
+
+
+def _remembered_set(workspace: Workspace, scope: Scope) -> FleetSet:
+    key = _follows_from(workspace, scope)
+    found: FleetSet | None = _REMEMBERED.get(key)
+    return found or _REMEMBERED.put(key, _set(workspace, scope))
+
+
+def _follows_from(workspace: Workspace, scope: Scope) -> tuple[Hashable, ...]:
+    """All that what is told of a set follows from."""
+    return (
+        workspace.public,
+        scope,
+        workspace.ledger(scope).stamp(),
+        workspace.roster().version,
+        etag(workspace, scope),
     )
 
 
@@ -440,7 +564,7 @@ def _devices(workspace: Workspace) -> list[FleetDevice]:
             FleetDevice(
                 device,
                 member.name,
-                "revoked" if member.revoked is not None else state,
+                "forgotten" if member.forgotten else "revoked" if member.revoked else state,
                 said.agent if said else None,
                 stamp_ms(said.stamp) / 1000 if said else None,
                 said.roster if said else None,
@@ -482,9 +606,7 @@ def _set(workspace: Workspace, scope: Scope) -> FleetSet:
 
 def _proposed(workspace: Workspace, found: Sequence[Proposal]) -> list[Proposed]:
     names = {device: member.name for device, member in workspace.roster().devices.items()}
-    changes = curation.proposed_differences(
-        workspace, [one for one in found if one.status == "open"]
-    )
+    changes = _changes(workspace, [one for one in found if one.status == "open"])
     return [
         Proposed(
             one.id,
@@ -496,10 +618,23 @@ def _proposed(workspace: Workspace, found: Sequence[Proposal]) -> list[Proposed]
             one.status,
             one.remark,
             one.at,
-            _diff(changes[one.id]) if one.id in changes else None,
+            changes.get(one.id),
         )
         for one in found
     ]
+
+
+def _changes(workspace: Workspace, found: Sequence[Proposal]) -> dict[int, Diff]:
+    """What approving each would change; those that are known already are not worked out again."""
+    keys: dict[int, Hashable] = {}
+    for one in found:
+        head = workspace.head(one.scope)
+        keys[one.id] = (workspace.public, one.id, one.parcel, head.version if head else 0)
+    told: dict[int, Diff | None] = {number: _REMEMBERED.get(key) for number, key in keys.items()}
+    fresh = [one for one in found if told[one.id] is None]
+    for number, change in curation.proposed_differences(workspace, fresh).items():
+        told[number] = _REMEMBERED.put(keys[number], _diff(change))
+    return {number: change for number, change in told.items() if change is not None}
 
 
 def _accuracy(workspace: Workspace, scope: Scope, number: int | None) -> Accuracy:

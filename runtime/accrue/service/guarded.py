@@ -28,6 +28,7 @@ class Installation:
 
 def measured(learned: Learned, only: Collection[str] | None = None) -> Measured:
     """How good a state is by its own kept shots; by these alone, where `only` gives their ids."""
+    learned = learned.answering
     left_out, served = learned.left_out, learned.choice.served
     right = [
         margin > 0

@@ -58,12 +58,13 @@ class Knowledge:
 
     def _first(self) -> Learned:
         evidence = self._evidence
-        if len(evidence.shots) < MANY_SHOTS or self._box.settings.chosen_head() is not None:
+        known = evidence.answering
+        if len(known.shots) < MANY_SHOTS or self._box.settings.chosen_head() is not None:
             return prepared(evidence)
         self._choose_again = True
-        head = Cosine(texts=evidence.texts)
-        served = head.solve(evidence.state)
-        few = evidence.shots[:: max(1, len(evidence.shots) // FEW_SHOTS)]
+        head = Cosine(texts=known.texts)
+        served = head.solve(known.state)
+        few = known.shots[:: max(1, len(known.shots) // FEW_SHOTS)]
         left_out = leave_half_out(served, few, self._box.settings.predict_views)
         return prepared(evidence.answered_by(Choice(head, served, left_out, "for the start", {})))
 
@@ -107,10 +108,11 @@ class Knowledge:
     @staticmethod
     def _quick(evidence: Learned, before: Learned) -> Learned | None:
         """The evidence with the head of before; None where that is no good for it."""
-        if not evidence.shots or not before.shots or not before.calibration.ready:
+        now, then = evidence.answering, before.answering
+        if not now.shots or not then.shots or not then.calibration.ready:
             return None
-        if before.texts.keys() != evidence.texts.keys() or any(
-            (before.texts[c] != evidence.texts[c]).any() for c in evidence.texts
+        if then.texts.keys() != now.texts.keys() or any(
+            (then.texts[c] != now.texts[c]).any() for c in now.texts
         ):
             return None  # the head holds the texts
         try:
@@ -142,7 +144,8 @@ class Knowledge:
 
 def prepared(learned: Learned) -> Learned:
     """The same, with everything worked out that an answer needs."""
-    if learned.shots or learned.texts:
+    known = learned.answering
+    if known.shots or known.texts:
         _ = learned.choice, learned.calibration, learned.refusals
     return learned
 
@@ -153,6 +156,7 @@ def same(one: Learned, other: Learned) -> bool:
         one.shot_ids == other.shot_ids
         and one.classes_of_shots == other.classes_of_shots
         and one.names == other.names
+        and one.disabled == other.disabled
         # sums of rows that are not kept, as of a fleet: the trace tells them apart
         and (one.state.n, one.state.square_sum) == (other.state.n, other.state.square_sum)
         and one.texts.keys() == other.texts.keys()

@@ -1,4 +1,4 @@
-"""Events for others: a webhook and JSON lines. What they cannot take is counted, not waited for."""
+"""Events for others: a webhook, JSON lines, MQTT. What they cannot take is counted, not awaited."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 from urllib.parse import urlsplit
 
 from accrue import __version__
-from accrue.errors import ConfigError
+from accrue.errors import AccrueError, ConfigError
 from accrue.service.daemon import Device
 from accrue.service.events import ACCESS, ANSWER, TEACH, UNKNOWN, Event
 
@@ -43,15 +43,33 @@ class Outputs:
 
     def __init__(self, device: Device) -> None:
         settings = device.settings
-        self._parts: list[Webhook | Lines] = []
+        self._parts: list[_Part] = []
         if settings.events is not None:
             self._parts.append(Lines(device, settings.events))
         if settings.webhook is not None:
             self._parts.append(Webhook(device, settings.webhook))
+        if settings.mqtt is not None:
+            self._parts.append(_mqtt(device))
 
     def close(self) -> None:
         for part in self._parts:
             part.close()
+
+
+class _Part(Protocol):
+    def close(self) -> None: ...
+
+
+def _mqtt(device: Device) -> _Part:
+    try:
+        from accrue.service.mqtt import MqttEvents
+    except ModuleNotFoundError as error:
+        raise AccrueError(
+            f"setting `mqtt` needs the package {error.name}, which is missing",
+            hint="install it: pip install 'accrue[sync]'",
+            found=error.name,
+        ) from error
+    return MqttEvents(device, told)
 
 
 class _Follower:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -37,6 +38,10 @@ from accrue.store.store import DEFAULT_BUDGET_ROWS, Retain
 from accrue.sync.discovery import fits_prefix
 from accrue.vision.engines.selection import CANDIDATES
 
+PATHS = (
+    *("state", "bundle", "engines", "fleet_owner", "certificate", "certificate_key"),
+    *("mqtt_password", "mqtt_ca"),
+)
 LARGEST_FILE_BYTES = 1 << 20
 DEFAULT_LISTEN = "127.0.0.1:8420"
 _YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
@@ -115,6 +120,11 @@ class Settings:
     upload: int = _key("bytes of one request at most", 64 * 2**20)
     webhook: str | None = _key("URL that events are posted to", None)
     events: str | None = _key("file that events are appended to as JSON lines; -: stdout", None)
+    mqtt: str | None = _key("mqtt://[USER@]HOST[:PORT]/PREFIX that events are sent to", None)
+    mqtt_password: Path | None = _key("file with the password of that user", None)
+    mqtt_ca: Path | None = _key(
+        "PEM file of the CA of that broker, for mqtts://; unset: the system's", None
+    )
     log: str = _key("form of the log: text or json", "text")
 
     @property
@@ -228,7 +238,7 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
             expected=expected,
         )
 
-    if name in ("state", "bundle", "engines", "fleet_owner", "certificate", "certificate_key"):
+    if name in PATHS:
         if not isinstance(raw, str | Path) or not str(raw):
             raise refuse("a path")
         try:
@@ -275,6 +285,13 @@ def _fit(name: str, raw: Any, origin: str) -> Any:
     if name == "webhook":
         if not isinstance(raw, str) or not raw.startswith(("http://", "https://")):
             raise refuse("an address that starts with http:// or https://")
+        return raw
+    if name == "mqtt":
+        if not isinstance(raw, str) or not _is_broker(raw):
+            raise refuse(
+                "mqtt://[USER@]HOST[:PORT]/PREFIX or mqtts://..., with a prefix of up to four "
+                "levels that is not of a fleet; a password is in the file `mqtt_password`"
+            )
         return raw
     if name == "events":
         if not isinstance(raw, str | Path) or not str(raw):
@@ -347,6 +364,26 @@ def _several(raw: Any) -> tuple[str, ...] | None:
         return None
     texts = tuple(str(one) for one in raw)
     return texts if all(texts) else None
+
+
+def _is_broker(text: str) -> bool:
+    """Whether it names a broker and a prefix of one's own."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    prefix = parts.path.removeprefix("/").removesuffix("/")
+    return (
+        parts.scheme in ("mqtt", "mqtts")
+        and bool(parts.hostname)
+        and port != 0
+        and parts.password is None
+        and not set("?#") & set(text)
+        and bool(prefix)
+        and fits_prefix(prefix)
+        and not prefix.startswith("accrue/v1")
+    )
 
 
 def address(listen: str) -> tuple[str, int] | None:

@@ -109,7 +109,7 @@ class FleetDevice:
     """A device of the roster.
 
     Attributes:
-        state: init, ready, stopped, offline, revoked or never seen. version: of Accrue.
+        state: init, ready, stopped, offline, never seen, revoked or forgotten. version: of Accrue.
         reported_at: unix seconds. roster: version that it goes by.
         unsent: contributions that wait there. lag_ms: from when something was said to when it was
             applied. refused: messages, by reason. asks_for_key: a new key waits to be let in.

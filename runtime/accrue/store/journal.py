@@ -35,6 +35,7 @@ TRACKED: dict[str, tuple[str, frozenset[str]]] = {
         "id",
         frozenset(
             {"name", "created_at", "active", "counts_as", "retain", "budget", "prompt", "text"}
+            | {"disabled"}
         ),
     ),
     "name": ("key", frozenset({"text", "class_id", "active"})),

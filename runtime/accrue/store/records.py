@@ -27,6 +27,7 @@ class ClassRow:
         retain: "rows" or "statistics"; budget: rows kept at most.
         prompt: the text that it was taught by, or None. Of a root, its own.
         devices: other devices of the fleet with evidence in it, sorted.
+        disabled: whether it is left out of what is answered.
     """
 
     id: str
@@ -42,6 +43,7 @@ class ClassRow:
     budget: int
     prompt: str | None
     devices: tuple[str, ...] = ()
+    disabled: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class ClassRows:
         folded: statistics of the rows that are not kept any more, or None.
         refused: int16 (m, dim), rows that the operator said are not of this class.
         text: int16 (dim,), what the root class was taught by name, or None.
+        disabled: whether the root class is left out of what is answered.
     """
 
     id: str
@@ -96,6 +99,7 @@ class ClassRows:
     folded: Statistics | None
     refused: NDArray[np.int16]
     text: NDArray[np.int16] | None
+    disabled: bool = False
 
     def statistics(self) -> Statistics:
         """Kept and folded rows together."""
@@ -116,8 +120,8 @@ class Entry:
 
     Attributes:
         seq: its number, ascending. at: unix seconds.
-        verb: teach, rename, remove, relabel, merge, split, retention, refuse, allow, forget, purge,
-            sync, undo or redo.
+        verb: teach, rename, remove, relabel, merge, split, retention, disable, enable, refuse,
+            allow, forget, purge, sync, undo or redo.
         undoes: the entry that this undo (or redo, of an undo) reversed.
         undone_by: the entry that reversed this one; None while it is in effect.
         purged: what it changed was purged, so it cannot be undone any more.

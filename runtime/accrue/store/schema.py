@@ -137,7 +137,11 @@ _VERSION_3: Migration = (
         covered TEXT NOT NULL)""",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4: Migration = (
+    "ALTER TABLE class ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1))",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 
 def check_version(connection: sqlite3.Connection, path: Path, known: int = len(MIGRATIONS)) -> int:

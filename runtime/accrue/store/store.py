@@ -376,7 +376,7 @@ class Store:
         elif active == 0:
             recorder.set(
                 "class", new, active=1, name=name, created_at=at,
-                counts_as=None, retain=None, budget=None, prompt=None, text=None,
+                counts_as=None, retain=None, budget=None, prompt=None, text=None, disabled=0,
             )  # fmt: skip
         elif fleet.joined(db) is None:
             raise corrupt(self.path, f"active class {new} does not bear its own name")
@@ -686,6 +686,35 @@ class Store:
             )
             return journal.entry(db, recorder.seq)
 
+    def disable(self, name: str, *, actor: str = "") -> Entry:
+        """Leaves a class, with what counts as it, out of what this device answers.
+
+        Nothing of it is touched: it can be taught, renamed and merged as before, its statistics
+        stay in the state and its digest, and the fleet is told nothing.
+
+        Raises:
+            NotFound: no such class. Conflict: it is disabled already.
+        """
+        return self._set_disabled(name, "disable", actor)
+
+    def enable(self, name: str, *, actor: str = "") -> Entry:
+        """Takes a disabled class back in. Raises NotFound; Conflict where it is not disabled."""
+        return self._set_disabled(name, "enable", actor)
+
+    def _set_disabled(self, name: str, verb: Literal["disable", "enable"], actor: str) -> Entry:
+        value = int(verb == "disable")
+        with self._changing() as db:
+            target = self._require_root(db, name)
+            display = journal.value_of(db, "class", target, "name")
+            if journal.value_of(db, "class", target, "disabled") == value:
+                raise Conflict(
+                    f"class {shown(display)} is {verb}d already", hint="see `accrue class list`"
+                )
+            recorder = self._entry(db, verb, f"{verb}d {shown(display)}", actor)
+            recorder.hold("class", target, "active")
+            recorder.set("class", target, disabled=value)
+            return journal.entry(db, recorder.seq)
+
     def undo(self, seq: int | None = None, *, actor: str = "") -> Entry:
         """Reverses entry `seq`, or what last took effect; of an undo, that is a redo.
 
@@ -975,6 +1004,7 @@ class Store:
             texts = dict(
                 db.execute("SELECT id, text FROM class WHERE active = 1 AND text IS NOT NULL")
             )
+            disabled = {row[0] for row in db.execute("SELECT id FROM class WHERE disabled = 1")}
             shots: dict[str, list[tuple[str, int, bytes]]] = {}
             for member, *shot in db.execute(
                 """SELECT class_id, id, n_rows, rows FROM shot
@@ -1007,6 +1037,7 @@ class Store:
                         b"".join(refused.get(member, b"") for member in group), self.dim, self.path
                     ),
                     _rows(texts[root], self.dim, self.path)[0] if root in texts else None,
+                    root in disabled,
                 )
             )
         return found
@@ -1155,11 +1186,12 @@ class Store:
         columns = {
             row[0]: row[1:]
             for row in db.execute(
-                "SELECT id, name, created_at, counts_as, retain, budget, prompt FROM class"
+                """SELECT id, name, created_at, counts_as, retain, budget, prompt, disabled
+                FROM class"""
             )
         }
         for root, group in sorted(groups.items(), key=lambda item: (columns[item[0]][1], item[0])):
-            name, created_at, counts_as, retain, budget, prompt = columns[root]
+            name, created_at, counts_as, retain, budget, prompt, disabled = columns[root]
             counts = [totals.get(member, (0, 0, 0, None)) for member in group]
             sums = [received.get(member, {}) for member in group]
             devices = {d for c in counts if c[3] for d in c[3].split(",")}
@@ -1177,6 +1209,7 @@ class Store:
                 budget=self._budget if budget is None else budget,
                 prompt=prompt,
                 devices=tuple(sorted(devices.union(*sums))),
+                disabled=bool(disabled),
             )
 
 

@@ -13,7 +13,7 @@ import ipaddress
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -159,26 +159,29 @@ class BrokerFolder:
             lines[user] = password_hash(password)
         self._write(known, lines)
 
-    def remove_account(self, user: str) -> None:
-        """Nothing happens where there is none. Its connection lasts until the broker reloads."""
+    def close_accounts(self, users: Iterable[str]) -> dict[str, str]:
+        """Takes accounts out; nothing happens where there is none. A connection lasts until the
+        broker reloads.
+
+        Returns:
+            The hash of the password of each that was there, to open it again.
+        """
         known, lines = self._read(), self._hashes()
-        known["accounts"].pop(user, None)
-        lines.pop(user, None)
+        closed = {}
+        for user in users:
+            known["accounts"].pop(user, None)
+            if user in lines:
+                closed[user] = lines.pop(user)
         self._write(known, lines)
+        return closed
 
-    def close_account(self, user: str) -> str | None:
-        """As `remove_account`; the hash of its password, to open it again, if there was one."""
-        found = self._hashes().get(user)
-        if found is not None:
-            self.remove_account(user)
-        return found
-
-    def open_account(self, user: str, role: Role, hashed: str) -> None:
-        """Makes an account again, with the hash that `close_account` gave."""
-        _check_user(user, role)
+    def open_accounts(self, hashes: Mapping[str, str], role: Role) -> None:
+        """Makes accounts again, with the hashes that `close_accounts` gave."""
         known, lines = self._read(), self._hashes()
-        known["accounts"][user] = role
-        lines[user] = hashed
+        for user, hashed in hashes.items():
+            _check_user(user, role)
+            known["accounts"][user] = role
+            lines[user] = hashed
         self._write(known, lines)
 
     def _hashes(self) -> dict[str, str]:

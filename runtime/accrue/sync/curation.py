@@ -52,6 +52,22 @@ def basis(workspace: Workspace, scope: Scope) -> Basis:
     return Basis(manifest.number, workspace.listed(manifest), manifest.considered, manifest.classes)
 
 
+def considered(workspace: Workspace, scope: Scope) -> Mapping[Key, int]:
+    """What the newest content in force has considered; cheap, where `basis` reads all of it."""
+    head = workspace.head(scope)
+    version = None if head is None else (head.canary.version if head.canary else head.stable)
+    return {} if version is None else workspace.manifest(scope, version).considered
+
+
+def undecided_and_decided(
+    workspace: Workspace, scope: Scope
+) -> tuple[list[Proposal], list[Proposal]]:
+    """Open proposals, and decided ones that wait for a manifest; oldest first."""
+    found = workspace.proposals(scope)
+    seen = considered(workspace, scope)
+    return [one for one in found if one.status == "open"], approved_and_denied(found, seen)
+
+
 def require_curated(workspace: Workspace, scope: Scope) -> ManifestHead:
     """The head in force; where there is none yet, one of version 0 that holds nothing.
 

@@ -19,6 +19,7 @@ import hmac
 import json
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -40,6 +41,8 @@ from accrue.sync.identity import (
     Broker,
     Identity,
     hex_key,
+    read_json,
+    write_json,
 )
 from accrue.sync.signed import canonical, open_sealed, parse, seal, split
 
@@ -357,6 +360,43 @@ def open_ticket(identity: Identity, data: bytes) -> Admission:
     if admission.owner != owner:
         raise Rejected("a ticket that names another owner than signed it", reason="forged")
     return admission
+
+
+# ---- before the first start ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What a device is given before it is switched on: who it is, and the ticket to its fleet.
+
+    One file, a secret of this one device. `tools/provision identities` makes it; the device takes
+    it up by itself (`accrue.service.fleet.Fleet.enrol`).
+    """
+
+    name: str
+    identity: Identity
+    ticket: bytes
+
+    def __repr__(self) -> str:
+        return f"Enrolment({self.name}, {self.identity.device})"
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all, for its owner alone."""
+        body = {"name": self.name, "identity": self.identity.to_body(), "ticket": self.ticket.hex()}
+        write_json(path, "enrolment", body)
+
+    @classmethod
+    def load(cls, path: Path) -> Enrolment:
+        """Raises NotFound, FormatError, FutureVersion."""
+        hint = "the owner makes it: tools/provision identities"
+        found = read_json(path, "device enrolment", hint)
+        try:
+            name, ticket = str(found["name"]), bytes.fromhex(found["ticket"])
+            return cls(name, Identity.from_body(found["identity"]), ticket)
+        except (KeyError, TypeError, ValueError, FormatError) as error:
+            raise FormatError(
+                f"{path} is no device enrolment: {error}", hint=hint, path=str(path)
+            ) from None
 
 
 def _mac(key: bytes, body: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ All of it is in one private folder, `<state>/fleet/` (0700, files 0600):
     password         of the broker's account
     ca.crt           whom the broker's certificate must come from
     roster           the newest roster that was accepted
+    enrolled         digest of the enrolment that was taken up
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ KEY_BYTES = 32
 MQTT_TLS_PORT, MQTT_PORT = 8883, 1883
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 _IDENTITY, _MEMBERSHIP, _PASSWORD, _CA = "identity.json", "membership.json", "password", "ca.crt"
+ENROLLED = "enrolled"
 _LARGEST_FILE_BYTES = 1 << 20
 _FORMAT = 1
 
@@ -208,17 +210,30 @@ class Identity:
         kept = tuple(held for held in keys[:-1] if held.public in public_keys)
         return replace(self, keys=(*kept, keys[-1]), following=following)
 
-    def save(self, folder: Path) -> None:
-        write_json(
-            folder / _IDENTITY,
-            "identity",
-            {
-                "device": self.device,
-                "keys": [_held(held) for held in self.keys],
-                "following": self.following and _held(self.following),
-                "box": self.box.private_bytes_raw().hex(),
-            },
+    def to_body(self) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "keys": [_held(held) for held in self.keys],
+            "following": self.following and _held(self.following),
+            "box": self.box.private_bytes_raw().hex(),
+        }
+
+    @classmethod
+    def from_body(cls, found: Any) -> Identity:
+        """Raises KeyError, TypeError, ValueError or FormatError: this is no identity."""
+        following = found["following"]
+        identity = cls(
+            found["device"],
+            tuple(_read_held(held) for held in found["keys"]),
+            X25519PrivateKey.from_private_bytes(hex_key(found["box"], "box")),
+            following and _read_held(following),
         )
+        if not DEVICE_ID.fullmatch(identity.device) or not identity.keys:
+            raise ValueError("no device id or no key")
+        return identity
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / _IDENTITY, "identity", self.to_body())
 
     @classmethod
     def load(cls, folder: Path) -> Identity:
@@ -226,22 +241,23 @@ class Identity:
         path = folder / _IDENTITY
         found = read_json(path, "device identity", "make one: accrue fleet identity")
         try:
-            following = found["following"]
-            identity = cls(
-                found["device"],
-                tuple(_read_held(held) for held in found["keys"]),
-                X25519PrivateKey.from_private_bytes(hex_key(found["box"], "box")),
-                following and _read_held(following),
-            )
-            if not DEVICE_ID.fullmatch(identity.device) or not identity.keys:
-                raise ValueError("no device id or no key")
+            return cls.from_body(found)
         except (KeyError, TypeError, ValueError, FormatError) as error:
             raise FormatError(
                 f"{path} is no device identity: {error}",
                 hint="put it back from a backup, or remove the folder and join again",
                 path=str(path),
             ) from None
-        return identity
+
+    def replace(self, folder: Path) -> None:
+        """Saves it in the place of another device's, which is set aside beside it."""
+        if (folder / _IDENTITY).exists():
+            present = Identity.load(folder)
+            if present.device == self.device:
+                return
+            with translated(folder):
+                (folder / _IDENTITY).rename(folder / f"identity-{present.device}.json")
+        self.save(folder)
 
     @classmethod
     def load_or_create(cls, folder: Path) -> Identity:
@@ -351,10 +367,13 @@ class Membership:
 
 
 def leave(folder: Path) -> None:
-    """Forgets the fleet; id and keys stay, so that the device is the same when it comes back."""
+    """Forgets the fleet; id and keys stay, so that the device is the same when it comes back.
+
+    That an enrolment was taken up is kept, too: it would join again by itself.
+    """
     with translated(folder):
         for path in folder.iterdir():
-            if path.name != _IDENTITY and path.is_file():
+            if not path.name.startswith(("identity", ENROLLED)) and path.is_file():
                 path.unlink()
 
 

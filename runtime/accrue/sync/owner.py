@@ -492,25 +492,28 @@ def admit(workspace: Workspace, device: str, files: BrokerFolder | None) -> tupl
     Returns:
         And whether a broker on this machine has taken the account up.
     """
-    broker = require_broker(workspace)
     password = new_password()
+    admission = admission_of(workspace, device, password)
     reloaded = False
     if files is not None:
         files.set_account(device, "device", password)
         reloaded = reload_broker(files)
-    return (
-        Admission(
-            workspace.fleet,
-            workspace.public,
-            device,
-            password,
-            workspace.roster().version,
-            broker.ca,
-            broker.host,
-            broker.port,
-            broker.tls,
-        ),
-        reloaded,
+    return admission, reloaded
+
+
+def admission_of(workspace: Workspace, device: str, password: str) -> Admission:
+    """What a device with this password at the broker is told. Raises NotFound for no broker."""
+    broker = require_broker(workspace)
+    return Admission(
+        workspace.fleet,
+        workspace.public,
+        device,
+        password,
+        workspace.roster().version,
+        broker.ca,
+        broker.host,
+        broker.port,
+        broker.tls,
     )
 
 

@@ -56,23 +56,19 @@ def match_accounts(workspace: Workspace, files: BrokerFolder) -> bool:
         Whether anything was changed, so that the broker has to be told.
     """
     devices = workspace.roster().devices
-    closed = workspace.closed_accounts()
     present = files.accounts()
-    changed = False
-    for device, role in present.items():
-        if role != "device":
-            continue
+
+    def is_in(device: str) -> bool:
         member = devices.get(device)
-        if member is None or member.revoked is not None:
-            hashed = files.close_account(device)
-            if hashed is not None:
-                workspace.note_closed(device, hashed)
-            changed = True
-    for device, hashed in closed.items():
-        member = devices.get(device)
-        if member is not None and member.revoked is None:
-            if device not in present:
-                files.open_account(device, "device", hashed)
-                changed = True
-            workspace.note_opened(device)
-    return changed
+        return member is not None and member.revoked is None
+
+    out = [one for one, role in present.items() if role == "device" and not is_in(one)]
+    if out:
+        workspace.note_closed(files.close_accounts(out))
+    back = {one: hashed for one, hashed in workspace.closed_accounts().items() if is_in(one)}
+    missing = {one: hashed for one, hashed in back.items() if one not in present}
+    if missing:
+        files.open_accounts(missing, "device")
+    if back:
+        workspace.note_opened(back)
+    return bool(out or missing)

@@ -140,9 +140,12 @@ class Roster:
 
     def with_device(self, device: str, member: Member | None) -> Roster:
         """The next version, with this device as given; None: without it."""
-        devices = {key: value for key, value in self.devices.items() if key != device}
-        if member is not None:
-            devices[device] = member
+        return self.with_devices({device: member})
+
+    def with_devices(self, members: Mapping[str, Member | None]) -> Roster:
+        """As `with_device`, many at once: one next version."""
+        devices = {key: value for key, value in self.devices.items() if key not in members}
+        devices |= {key: value for key, value in members.items() if value is not None}
         return replace(self, version=self.version + 1, devices=devices)
 
     def with_policy(self, class_set: str, policy: Policy | None) -> Roster:

@@ -336,6 +336,11 @@ class Workspace:
         value = member and member.to_body()
         return self._change(verb, summary, f"device/{device}", value)
 
+    def set_devices(self, members: Mapping[str, Member | None], verb: str, summary: str) -> Step:
+        """As `set_device`, many at once: one version of the roster and one step."""
+        values = {device: member and member.to_body() for device, member in members.items()}
+        return self._change(verb, summary, f"devices/{','.join(sorted(values))}", values)
+
     def set_policy(self, class_set: str, policy: Policy | None) -> Step:
         """Raises Conflict where it is so already."""
         if self.roster().sets.get(class_set) == policy:
@@ -673,13 +678,13 @@ class Workspace:
         with self.database.reading() as db:
             return dict(db.execute("SELECT device, hash FROM account").fetchall())
 
-    def note_closed(self, device: str, hashed: str) -> None:
+    def note_closed(self, accounts: Mapping[str, str]) -> None:
         with self.database.atomic() as db:
-            db.execute("INSERT OR REPLACE INTO account VALUES (?, ?)", (device, hashed))
+            db.executemany("INSERT OR REPLACE INTO account VALUES (?, ?)", accounts.items())
 
-    def note_opened(self, device: str) -> None:
+    def note_opened(self, devices: Iterable[str]) -> None:
         with self.database.atomic() as db:
-            db.execute("DELETE FROM account WHERE device = ?", (device,))
+            db.executemany("DELETE FROM account WHERE device = ?", [(one,) for one in devices])
 
     # ---- the log --------------------------------------------------------------------------------
 
@@ -733,7 +738,7 @@ class Workspace:
                 )
             if self._current(found.subject) != found.after:
                 later = next(
-                    (s for s in self.log() if s.subject == found.subject and s.seq > found.seq),
+                    (s for s in self.log() if s.seq > found.seq and _overlap(s, found)),
                     None,
                 )
                 raise Conflict(
@@ -761,6 +766,9 @@ class Workspace:
         if kind == "device":
             member = self.roster().devices.get(key)
             return None if member is None else member.to_body()
+        if kind == "devices":
+            known = self.roster().devices
+            return {one: known[one].to_body() if one in known else None for one in key.split(",")}
         if kind == "policy":
             return self.roster().sets.get(key)
         if kind == "head":
@@ -782,6 +790,9 @@ class Workspace:
             if kind == "device":
                 member = None if value is None else Member.from_body(value)
                 self._keep_roster(self.roster().with_device(key, member))
+            elif kind == "devices":
+                members = {one: body and Member.from_body(body) for one, body in value.items()}
+                self._keep_roster(self.roster().with_devices(members))
             elif kind == "policy":
                 self._keep_roster(self.roster().with_policy(key, value))
             elif kind == "head":
@@ -871,6 +882,16 @@ class WorkspaceLedger:
             ).fetchall()
         return {(device, class_id): revision for device, class_id, revision in rows}
 
+    def stamp(self) -> tuple[int, int]:
+        """Changes with what is held: how many contributions, and a sum of their revisions."""
+        with self._database.reading() as db:
+            count, revisions = db.execute(
+                """SELECT count(*), coalesce(sum(revision & 0xffffffff), 0) FROM contribution
+                WHERE class_set = ? AND space = ?""",
+                self._where,
+            ).fetchone()
+        return int(count), int(revisions)
+
     def has_part(self, sha256: str) -> bool:
         with self._database.reading() as db:
             found = db.execute("SELECT 1 FROM part WHERE sha256 = ?", (sha256,)).fetchone()
@@ -942,6 +963,18 @@ _STEP = "seq, at, verb, summary, subject, before, after, undoes, undone_by, acto
 def _step(row: Sequence[Any]) -> Step:
     seq, at, verb, summary, subject, before, after, *rest = row
     return Step(seq, at, verb, summary, subject, json.loads(before), json.loads(after), *rest)
+
+
+def _overlap(one: Step, other: Step) -> bool:
+    """Whether two steps changed the same thing; a step can be about many devices."""
+
+    def subjects(step: Step) -> set[str]:
+        kind, _, key = (step.subject or f"step/{step.seq}").partition("/")
+        if kind == "devices":
+            return {f"device/{device}" for device in key.split(",")}
+        return {f"{kind}/{key}"}
+
+    return not subjects(one).isdisjoint(subjects(other))
 
 
 def _head_value(scope: Scope, stable: Version | None, canary: Canary | None) -> dict[str, Any]:

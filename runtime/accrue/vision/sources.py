@@ -343,8 +343,8 @@ def open_source(
                 ("CAP_PROP_READ_TIMEOUT_MSEC", TIMEOUT_MS),
             )
             return CaptureSource(spec, name, api="CAP_FFMPEG", settings=timeouts, clock=clock)
-        if match := _CAMERA.fullmatch(spec):
-            return CaptureSource(int(match[1]), f"camera:{int(match[1])}", clock=clock)
+        if (number := camera_number(spec)) is not None:
+            return CaptureSource(number, f"camera:{number}", clock=clock)
     path = Path(spec)
     if _is_video(path):
         return CaptureSource(str(path), shown(path), live=False, clock=clock)
@@ -356,13 +356,19 @@ def without_password(spec: str) -> str:
     return _PASSWORD.sub(r"\1:***@", spec)
 
 
+def camera_number(spec: str) -> int | None:
+    """2 of ``2`` and ``camera:2``; None where it is something else."""
+    found = _CAMERA.fullmatch(spec)
+    return int(found[1]) if found else None
+
+
 def is_stream(spec: str) -> bool:
     """Whether `open_source` would play it (camera, stream, pipeline, video), not read images."""
     return (
         " ! " in spec
         or is_board_camera(spec)
         or _SCHEME.match(spec) is not None
-        or _CAMERA.fullmatch(spec) is not None
+        or camera_number(spec) is not None
         or spec.startswith(PLAY)
         or _is_video(Path(spec))
     )

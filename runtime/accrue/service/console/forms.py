@@ -24,13 +24,24 @@ from accrue.errors import AccrueError, UsageError
 from accrue.service.access import OPERATOR, OWNER, Access, Grant
 from accrue.service.console.look import COOKIE
 from accrue.service.console.page import KEPT, Pages, Said, call_of
+from accrue.service.console.summaries import said as said_of
 from accrue.service.console.words import Words
-from accrue.service.http import changes, people
+from accrue.service.http import people, work
 from accrue.service.http.guard import COOKIE_SECONDS, grant_of, sign_in
 from accrue.service.http.problems import document, status_of, unexpected
-from accrue.service.http.shapes import BuildEngine, Pair, check_match, name_of
-from accrue.service.http.table import Call, require
-from accrue.store import Entry
+from accrue.service.http.shapes import (
+    BuildEngine,
+    CleanEngines,
+    ClipFrom,
+    Pair,
+    VerifyEngine,
+    check_match,
+    name_of,
+)
+from accrue.service.http.table import Call, folder_of, require, source_of
+from accrue.service.jobs import Job
+from accrue.store import Entry, clean_name
+from accrue.store.store import Retain
 
 if TYPE_CHECKING:
     from accrue.service.box import Box
@@ -93,8 +104,12 @@ Handler = Callable[[Filled], Outcome]
 Form = tuple[str, str | None, Handler, str]
 
 
-def of_entry(go: str, entry: Entry) -> Outcome:
-    return Outcome(go, Said(entry.summary, entry.seq))
+def of_entry(form: Filled, go: str, entry: Entry) -> Outcome:
+    return Outcome(go, Said(said_of(form.words, entry.summary) or entry.summary, entry.seq))
+
+
+def of_job(job: Job) -> Outcome:
+    return Outcome(f"/jobs/{job.id}")
 
 
 # ---- teach --------------------------------------------------------------------------------------
@@ -121,27 +136,44 @@ def teach(form: Filled) -> Outcome:
     return Outcome("/classes", Said(text, newest[0].seq if newest else None, bad))
 
 
+def teach_clip(form: Filled) -> Outcome:
+    given = form.files("video")
+    if not given:
+        raise UsageError("there is no video in the form", hint="choose one")
+    name = clean_name(form.text("name"))
+    origin = ClipFrom(given[0].filename or "")
+    return of_job(work.teach_clip(form.call, name, origin, given[0].file.read()))
+
+
+def teach_by_name(form: Filled) -> Outcome:
+    name, prompt = form.text("name"), form.text("prompt").strip() or None
+    with form.device.writing(form.actor) as box:
+        entry = box.teach_by_name(name, prompt)
+        row, _ = box.show(name)
+    return of_entry(form, f"/classes/{row.id}", entry)
+
+
 # ---- one class ----------------------------------------------------------------------------------
 
 
 def rename(form: Filled) -> Outcome:
     with form.device.writing(form.actor) as box:
         entry = box.rename(form.this_class(box), form.text("name"))
-    return of_entry(f"/classes/{form.path['id']}", entry)
+    return of_entry(form, f"/classes/{form.path['id']}", entry)
 
 
 def merge(form: Filled) -> Outcome:
     with form.device.writing(form.actor) as box:
         entry = box.merge(form.this_class(box), form.text("into"), force=bool(form.text("force")))
         into, _ = box.show(form.text("into"))
-    return of_entry(f"/classes/{into.id}", entry)
+    return of_entry(form, f"/classes/{into.id}", entry)
 
 
 def split(form: Filled) -> Outcome:
     with form.device.writing(form.actor) as box:
         entry = box.split(form.this_class(box), form.texts("shots"), form.text("new"))
         new, _ = box.show(form.text("new"))
-    return of_entry(f"/classes/{new.id}", entry)
+    return of_entry(form, f"/classes/{new.id}", entry)
 
 
 def relabel(form: Filled) -> Outcome:
@@ -150,18 +182,41 @@ def relabel(form: Filled) -> Outcome:
     with form.device.writing(form.actor) as box:
         form.this_class(box)
         entry = box.relabel(form.texts("shots"), form.text("class"), force=bool(form.text("force")))
-    return of_entry(f"/classes/{form.path['id']}", entry)
+    return of_entry(form, f"/classes/{form.path['id']}", entry)
+
+
+def disable(form: Filled) -> Outcome:
+    with form.device.writing(form.actor) as box:
+        entry = box.disable(form.this_class(box))
+    return of_entry(form, f"/classes/{form.path['id']}", entry)
+
+
+def enable(form: Filled) -> Outcome:
+    with form.device.writing(form.actor) as box:
+        entry = box.enable(form.this_class(box))
+    return of_entry(form, f"/classes/{form.path['id']}", entry)
+
+
+def retention(form: Filled) -> Outcome:
+    """What folds has no way back, so it needs a tick."""
+    if not form.text("sure"):
+        raise UsageError(form.words("class.keep.unsure"))
+    keep: Retain = "statistics" if form.text("retain") == "statistics" else "rows"
+    (budget,) = form.numbers("budget")
+    with form.device.writing(form.actor) as box:
+        entry = box.retention(form.this_class(box), keep, budget)
+    return of_entry(form, f"/classes/{form.path['id']}", entry)
 
 
 def allow(form: Filled) -> Outcome:
     with form.device.writing(form.actor) as box:
         entry = box.allow(form.texts("refusal"))
-    return of_entry(f"/classes/{form.path['id']}", entry)
+    return of_entry(form, f"/classes/{form.path['id']}", entry)
 
 
 def remove(form: Filled) -> Outcome:
     with form.device.writing(form.actor) as box:
-        return of_entry("/classes", box.remove(form.this_class(box)))
+        return of_entry(form, "/classes", box.remove(form.this_class(box)))
 
 
 def purge(form: Filled) -> Outcome:
@@ -195,7 +250,7 @@ def ignore_unknown(form: Filled) -> Outcome:
 def undo(form: Filled) -> Outcome:
     (entry,) = form.numbers("entry")
     with form.device.writing(form.actor) as box:
-        return of_entry(_own(form.text("go"), "/history"), box.undo(entry))
+        return of_entry(form, _own(form.text("go"), "/history"), box.undo(entry))
 
 
 # ---- device -------------------------------------------------------------------------------------
@@ -218,8 +273,24 @@ def restore(form: Filled) -> Outcome:
 
 
 def build_engine(form: Filled) -> Outcome:
-    job = changes.build_engine(form.call, BuildEngine())
-    return Outcome("/device", Said(f"{job.name}: {form.words('job.running')}"))
+    return of_job(work.build_engine(form.call, BuildEngine()))
+
+
+def verify_engine(form: Filled) -> Outcome:
+    return of_job(work.verify_engine(form.call, VerifyEngine()))
+
+
+def clean_engines(form: Filled) -> Outcome:
+    removed = work.clean_engines(form.call, CleanEngines()).removed
+    return Outcome("/device", Said(form.words("device.engine.cleaned", n=len(removed))))
+
+
+def evaluate(form: Filled) -> Outcome:
+    given = [(one.filename or "", one) for one in form.files("image")]
+    if not given:
+        raise UsageError("there is no photo in the form", hint="choose a folder")
+    photos = [(folder_of(name), source_of(name), one.file.read()) for name, one in given]
+    return of_job(work.evaluate(form.call, photos))
 
 
 def pairing(form: Filled) -> Outcome:
@@ -234,16 +305,23 @@ def revoke(form: Filled) -> Outcome:
 
 def pair(form: Filled) -> Outcome:
     admitted = people.pair(form.call, Pair(form.text("code"), form.text("name")))
-    return Outcome("/", token=admitted.token)
+    decides = form.device.settings.fleet_owner is not None and admitted.access.role == OWNER
+    home = "/fleet/owner" if decides and not form.device.sources else "/"
+    return Outcome(home, token=admitted.token)
 
 
 FORMS: Sequence[Form] = (
     # path, role, handler, and the page (or its part) to go back to when it fails
     ("/teach", OPERATOR, teach, "/teach"),
+    ("/teach/clip", OPERATOR, teach_clip, "/teach"),
+    ("/teach/by-name", OPERATOR, teach_by_name, "/teach"),
     ("/classes/{id}/rename", OPERATOR, rename, "/classes/{id}"),
     ("/classes/{id}/merge", OPERATOR, merge, "/classes/{id}"),
     ("/classes/{id}/split", OPERATOR, split, "/classes/{id}?split=1"),
     ("/classes/{id}/relabel", OPERATOR, relabel, "/classes/{id}"),
+    ("/classes/{id}/disable", OPERATOR, disable, "/classes/{id}"),
+    ("/classes/{id}/enable", OPERATOR, enable, "/classes/{id}"),
+    ("/classes/{id}/retention", OWNER, retention, "/classes/{id}"),
     ("/classes/{id}/allow", OPERATOR, allow, "/classes/{id}"),
     ("/classes/{id}/remove", OPERATOR, remove, "/classes/{id}"),
     ("/classes/{id}/purge", OWNER, purge, "/classes/{id}"),
@@ -252,6 +330,9 @@ FORMS: Sequence[Form] = (
     ("/history/undo", OPERATOR, undo, "/history"),
     ("/device/restore", OWNER, restore, "/device"),
     ("/device/engine", OWNER, build_engine, "/device"),
+    ("/device/engine/verify", OWNER, verify_engine, "/device"),
+    ("/device/engine/clean", OWNER, clean_engines, "/device"),
+    ("/device/evaluate", OPERATOR, evaluate, "/device"),
     ("/device/pairing", OWNER, pairing, "/device#access"),
     ("/device/revoke", OWNER, revoke, "/device#access"),
     ("/pair", None, pair, "/pair"),

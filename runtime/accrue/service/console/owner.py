@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from starlette.responses import Response
@@ -15,8 +16,16 @@ from accrue.service.access import OWNER
 from accrue.service.console.forms import Filled, Form, Outcome
 from accrue.service.console.page import Said, call_of
 from accrue.service.http import owner as api
-from accrue.service.jobs import RUNNING, Job
-from accrue.service.standing import ClassChange, Diff, FleetSet, Manifested, Proposed, StepTaken
+from accrue.service.jobs import RUNNING
+from accrue.service.standing import (
+    ClassChange,
+    Diff,
+    FleetDevice,
+    FleetSet,
+    Manifested,
+    Proposed,
+    StepTaken,
+)
 
 if TYPE_CHECKING:
     from accrue.service.console.pages import Asked
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from accrue.service.http.table import Call
 
 HOME, UNDO = "/fleet/owner", "/fleet/owner/undo"
-SHOWN = 20  # proposals and steps
+SHOWN, DEVICES_SHOWN = 20, 50  # proposals and steps; devices
 ASK_S = 8.0  # that a form waits for the broker; after that, the page says that it is at work
 SHARES = (5, 10, 25, 50, 100)
 
@@ -55,8 +64,20 @@ class Bar:
     after: float
 
 
-def bars(diff: Diff) -> list[Bar]:
-    """All changes of a difference, by what they are, then by name."""
+def longest(*diffs: Diff | None) -> int:
+    """The most shots of any class of some differences: what their bars are measured by."""
+    changes = [
+        change for diff in diffs if diff for change in (*diff.added, *diff.changed, *diff.removed)
+    ]
+    return max((max(one.shots_before, one.shots_after) for one in changes), default=1) or 1
+
+
+def bars(diff: Diff, most: int) -> list[Bar]:
+    """All changes of a difference, by what they are, then by name.
+
+    Args:
+        most: shots of the longest bar.
+    """
     changes = [
         (kind, one)
         for kind, found in (
@@ -66,7 +87,6 @@ def bars(diff: Diff) -> list[Bar]:
         )
         for one in found
     ]
-    most = max((max(c.shots_before, c.shots_after) for _, c in changes), default=0) or 1
     return [
         Bar(
             cast(Literal["added", "changed", "removed"], kind),
@@ -113,15 +133,23 @@ def home(ask: Asked) -> Response:
         )
         for one in known.sets
     ]
+    wanted = ask.query("q")
+    key = wanted.casefold()
+    found = [one for one in known.devices if key in one.name.casefold() or key == one.device]
+    devices = sorted(found, key=_attention)
     return ask.show(
         "owner",
         known=known,
         sets=sets,
         more=more,
-        job=next((job for job in ask.device.jobs.all() if _at_work(job)), None),
+        job=next((job for job in ask.device.jobs.all() if job.name == api.PROPOSE_JOB), None),
+        devices=devices[:DEVICES_SHOWN],
+        more_devices=max(0, len(devices) - DEVICES_SHOWN),
+        q=wanted,
+        searchable=len(known.devices) > DEVICES_SHOWN,
         steps=owner.log(SHOWN),
         shares=SHARES,
-        bars=bars,
+        bars=partial(bars, most=longest(*(one.difference for one in proposals))),
         cli=["accrue-fleet status", "accrue-fleet propose", "accrue-fleet publish"],
     )
 
@@ -143,7 +171,7 @@ def difference(ask: Asked) -> Response:
         manifests=list(reversed(manifests)),
         first=first,
         last=last,
-        bars=bars(change),
+        bars=bars(change, longest(change)),
         clashes=change.collisions,
         accuracy=accuracy,
         cli=[f"accrue-fleet diff{chosen}{quoted}"],
@@ -159,8 +187,13 @@ def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 16 else None
 
 
-def _at_work(job: Job) -> bool:
-    return job.name == api.PROPOSE_JOB and job.state == RUNNING
+def _attention(one: FleetDevice) -> tuple[int, str]:
+    """Those first that an owner should look at."""
+    if one.asks_for_key or any(said.refused for said in one.sets):
+        return 0, one.name
+    if one.state == "offline":
+        return 1, one.name
+    return 2 if any(said.wanted != said.manifest for said in one.sets) else 3, one.name
 
 
 # ---- forms --------------------------------------------------------------------------------------
@@ -225,6 +258,18 @@ def rollback(form: Filled) -> Outcome:
     return _taken(api.rollback(_matched(form), body))
 
 
+def revoke(form: Filled) -> Outcome:
+    return _taken(api.revoke_device(form.call, api.Revoke(form.text("device"))))
+
+
+def rotate(form: Filled) -> Outcome:
+    return _taken(api.rotate_keys(form.call, api.Rotate(form.text("device"))).steps[0])
+
+
+def forget(form: Filled) -> Outcome:
+    return _taken(api.forget_device(form.call, api.Forget(form.text("device"))).steps[0])
+
+
 def undo(form: Filled) -> Outcome:
     (step,) = form.numbers("entry")
     return _taken(api.owner_undo(form.call, api.StepBack(step)))
@@ -240,5 +285,17 @@ def _taken(step: StepTaken) -> Outcome:
 
 FORMS: Sequence[Form] = tuple(
     (f"{HOME}/{handler.__name__}", OWNER, handler, HOME)
-    for handler in (propose, approve, deny, policy, publish, canary, rollback, undo)
+    for handler in (
+        propose,
+        approve,
+        deny,
+        policy,
+        publish,
+        canary,
+        rollback,
+        revoke,
+        rotate,
+        forget,
+        undo,
+    )
 )

@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from accrue.errors import AccrueError
 from accrue.service.access import VIEWER, Grant
 from accrue.service.console.look import CHOICES, COOKIE, Look
+from accrue.service.console.summaries import said as said_of
 from accrue.service.console.words import LANGUAGES, Words
 from accrue.service.http.guard import grant_of
 from accrue.service.http.problems import status_of
@@ -38,6 +39,7 @@ KEPT = (
     "new",
     "class",
     "code",
+    "prompt",
     "remark",
     "note",
 )  # fields whose words are shown again
@@ -155,6 +157,7 @@ class Pages:
                 "role": grant.role if grant else VIEWER,
                 "actor": grant.name if grant else "",
                 "list": PLACES.get(page, page) in ("classes", "history", "fleet", "device"),
+                "told_entry": lambda entry: said_of(words, entry.summary),
                 "modules": ["app.js", *modules],
                 "cli": cli,
                 "plain": _overheard(request),

@@ -14,16 +14,17 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from accrue.errors import AccrueError, Conflict
+from accrue.errors import AccrueError, Conflict, NotFound
 from accrue.service.access import OPERATOR, OWNER, VIEWER, Access
 from accrue.service.console import owner
 from accrue.service.console.forms import FORMS, form_routes
 from accrue.service.console.page import HERE, Pages, Said, call_of
-from accrue.service.http import verbs
+from accrue.service.http import verbs, work
 from accrue.service.http.guard import grant_of
-from accrue.service.http.problems import status_of
+from accrue.service.http.problems import problem, status_of
 from accrue.service.http.shapes import class_view, name_of
-from accrue.service.http.table import require
+from accrue.service.http.table import PREFIX, require
+from accrue.store import ClassRow
 
 if TYPE_CHECKING:
     from accrue.service.daemon import Device
@@ -36,6 +37,12 @@ STANDING = {  # of a fleet that cannot be followed yet
     "installed": {},
 }
 INSTALLED = {"number": 0, "wanted": 0, "refused": "", "accuracy": None, "before": None}
+_COMMANDS = {
+    work.CLIP: ("accrue class teach NAME CLIP.mp4",),
+    work.EVALUATE: ("accrue evaluate FOLDER",),
+    work.BUILD: ("accrue engine build",),
+    work.VERIFY: ("accrue engine verify",),
+}
 Screen = Callable[["Asked"], Response]
 
 
@@ -71,17 +78,22 @@ def live(ask: Asked) -> Response:
 def teach(ask: Asked) -> Response:
     may = ask.grant is not None and ask.grant.may(OPERATOR)
     with ask.device.reading() as box:
-        names = [row.name for row in box.classes()]
+        rows = box.classes()
+        by_name = box.bundle.manifest.text is not None
     name = ask.query("class") or ask.said.wanted.get("name", "")
     source = ask.device.sources[0] if ask.device.sources else "PHOTO"
     return ask.show(
         "teach",
         modules=["teach.js"] if ask.device.sources and may else [],
-        names=names,
+        names=_names(rows),
         name=name,
-        name_given=bool(ask.said.error),
+        by_name=by_name,
         cameras=ask.device.cameras(),
-        cli=[f"accrue class teach {shlex.quote(name or 'NAME')} {shlex.quote(source)}"],
+        cli=[
+            f"accrue class teach {shlex.quote(name or 'NAME')} {shlex.quote(source)}",
+            f"accrue class teach {shlex.quote(name or 'NAME')} CLIP.mp4",
+            *[f"accrue class teach {shlex.quote(name or 'NAME')} --by-name"] * by_name,
+        ],
     )
 
 
@@ -138,6 +150,7 @@ def one_class(ask: Asked) -> Response:
             f"accrue class show {quoted}",
             f"accrue class rename {quoted} NEW",
             f"accrue class merge {quoted} INTO",
+            f"accrue class {'enable' if row.disabled else 'disable'} {quoted}",
         ],
     )
 
@@ -145,7 +158,7 @@ def one_class(ask: Asked) -> Response:
 def unknown(ask: Asked) -> Response:
     with ask.device.reading() as box:
         groups = box.unknown()[:GROUPS_SHOWN]
-        names = [row.name for row in box.classes()]
+        names = _names(box.classes())
     return ask.show(
         "unknown",
         modules=["unknown.js"],
@@ -191,6 +204,9 @@ def device(ask: Asked) -> Response:
         used = store.held().total if store is not None else 0
         there = len(box.classes())
     engine = verbs.engine(call_of(ask.request, ask.device, ask.access))
+    settings = None
+    if ask.query("config") and owner:
+        settings = work.config(call_of(ask.request, ask.device, ask.access)).settings
     checks = None
     if ask.query("doctor") and ask.grant is not None and ask.grant.may(OPERATOR):
         from accrue.service.doctor import examine
@@ -207,10 +223,35 @@ def device(ask: Asked) -> Response:
         budget=ask.device.settings.memory,
         any=there,
         checks=checks,
+        settings=settings,
         access=ask.access.all() if owner else [],
         me=ask.grant.id if ask.grant else "",
-        cli=["accrue doctor", "accrue engine status", "accrue backup FILE", "accrue pair"],
+        cli=[
+            *("accrue doctor", "accrue engine status", "accrue backup FILE", "accrue pair"),
+            *("accrue evaluate FOLDER", "accrue config show --origin"),
+        ],
     )
+
+
+def job(ask: Asked) -> Response:
+    found = ask.device.jobs.get(str(ask.request.path_params["id"]))
+    result = found.result or {}
+    return ask.show(
+        "job",
+        job=found,
+        result=result,
+        per_class=sorted((result.get("per_class") or {}).items(), key=lambda c: c[1]["accuracy"]),
+        cli=_COMMANDS.get(found.name, ()),
+    )
+
+
+def nothing(ask: Asked) -> Response:
+    """What is at no address. Those who ask for the API are told as it tells."""
+    path = ask.request.url.path
+    error = NotFound(f"there is nothing at {path[:120]}")
+    if path.startswith(PREFIX) or "text/html" not in ask.request.headers.get("accept", ""):
+        return problem(error)
+    return ask.pages.show(ask.request, "problem", status=404, said=Said(error=error), back="/")
 
 
 def pair(ask: Asked) -> Response:
@@ -228,6 +269,7 @@ SCREENS: tuple[tuple[str, str | None, Screen], ...] = (
     ("/fleet/owner", OWNER, owner.home),
     ("/fleet/owner/diff", OWNER, owner.difference),
     ("/device", VIEWER, device),
+    ("/jobs/{id}", VIEWER, job),
     ("/pair", None, pair),
 )
 
@@ -250,7 +292,9 @@ def console_routes(device: Device, access: Access) -> list[BaseRoute]:
         for path, role, screen in SCREENS
     ]
     files = Mount("/console", _Files(directory=HERE / "static"), name="console")
-    return [*screens, *form_routes(pages, access, [*FORMS, *owner.FORMS]), files]
+    forms = form_routes(pages, access, [*FORMS, *owner.FORMS])
+    rest = Route("/{path:path}", _endpoint(device, access, pages, None, nothing), methods=["GET"])
+    return [*screens, *forms, files, rest]
 
 
 def _endpoint(
@@ -275,6 +319,11 @@ def _endpoint(
             )
 
     return endpoint
+
+
+def _names(rows: list[ClassRow]) -> list[str]:
+    """Names to choose from: those that are disabled come last."""
+    return [row.name for row in sorted(rows, key=lambda row: row.disabled)]
 
 
 def _numbers(report: Any) -> dict[str, Any]:

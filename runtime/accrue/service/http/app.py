@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from accrue.errors import AccrueError, NotFound, UsageError
 from accrue.service.access import Access
-from accrue.service.http import changes, health, owner, people, verbs
+from accrue.service.http import changes, health, owner, people, verbs, work
 from accrue.service.http.guard import Guard
 from accrue.service.http.live import Hub, add_live
 from accrue.service.http.problems import problem, unexpected
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def operations(hub: Hub | None = None) -> Table:
     """All operations, live ones too; without a hub, to be read about alone."""
     table = Table()
-    for part in (verbs, changes, owner, people, health):
+    for part in (verbs, changes, work, owner, people, health):
         table.operations += part.table.operations
     add_live(table, hub)  # type: ignore[arg-type]
     return table

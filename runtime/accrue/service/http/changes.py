@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 from anyio import open_file, to_thread
 from starlette.requests import Request
@@ -18,7 +17,6 @@ from accrue.service.events import UNKNOWN
 from accrue.service.http.schema import plain, read_text
 from accrue.service.http.shapes import (
     BeginTeach,
-    BuildEngine,
     Changed,
     ClassView,
     CommitTeach,
@@ -35,17 +33,18 @@ from accrue.service.http.shapes import (
     Rename,
     RestoredView,
     RestoreHow,
+    Retention,
     SplitOff,
     Taught,
     Undo,
     check_match,
     class_view,
+    label_of,
     name_of,
     quality_view,
     receipt_view,
 )
 from accrue.service.http.table import Call, File, Images, Table
-from accrue.service.jobs import Job, Step
 from accrue.service.teaching import TeachView
 from accrue.store import Entry
 
@@ -90,10 +89,7 @@ def teach(call: Call, name: str, images: Images) -> Taught:
     Near-duplicates and blurred photos are left out, and the receipts say so.
     """
     with call.device.writing(call.actor) as box:
-        for row in box.classes():
-            if row.id == name:
-                name = row.name
-        receipts = list(box.teach(name, images, actor=call.actor))
+        receipts = list(box.teach(label_of(box, name), images, actor=call.actor))
         errors = [one.error for one in receipts if one.error is not None]
         if len(errors) == len(receipts):
             raise errors[0]
@@ -111,6 +107,35 @@ def rename(call: Call, id: str, body: Rename) -> Changed:
         name = name_of(box, id)
         check_match(box, name, call.if_match)
         return _changed(call, box, box.rename(name, body.name), body.name)
+
+
+@table.add("POST", "/classes/{id}/disable", OPERATOR, match=True, retry=True)
+def disable(call: Call, id: str) -> Changed:
+    """Leave a class out of what this device answers; what it was taught stays."""
+    with call.device.writing(call.actor) as box:
+        name = name_of(box, id)
+        check_match(box, name, call.if_match)
+        return _changed(call, box, box.disable(name), name)
+
+
+@table.add("POST", "/classes/{id}/enable", OPERATOR, match=True, retry=True)
+def enable(call: Call, id: str) -> Changed:
+    """Answer a disabled class again."""
+    with call.device.writing(call.actor) as box:
+        name = name_of(box, id)
+        check_match(box, name, call.if_match)
+        return _changed(call, box, box.enable(name), name)
+
+
+@table.add("POST", "/classes/{id}/retention", OWNER, match=True, retry=True)
+def retention(call: Call, id: str, body: Retention) -> Changed:
+    """Set how a class keeps its rows. Rows that are folded by it cannot be had back."""
+    if body.retain is None and body.budget is None:
+        raise UsageError("nothing to set", hint="give `retain`, `budget` or both")
+    with call.device.writing(call.actor) as box:
+        name = name_of(box, id)
+        check_match(box, name, call.if_match)
+        return _changed(call, box, box.retention(name, body.retain, body.budget), name)
 
 
 @table.add("DELETE", "/classes/{id}", OPERATOR, match=True)
@@ -165,8 +190,7 @@ def relabel(call: Call, body: Relabel) -> Changed:
     """Let shots count for another class."""
     _check_many(body.shots)
     with call.device.writing(call.actor) as box:
-        known = {row.id: row.name for row in box.classes()}
-        name = known.get(body.class_name, body.class_name)
+        name = label_of(box, body.class_name)
         return _changed(call, box, box.relabel(body.shots, name, force=body.force), name)
 
 
@@ -177,8 +201,7 @@ def relabel(call: Call, body: Relabel) -> Changed:
 def begin_teach(call: Call, body: BeginTeach) -> TeachView:
     """Begin to record frames of a camera for a class, by its name or id."""
     with call.device.reading() as box:
-        known = {row.id: row.name for row in box.classes()}
-    name = known.get(body.class_name, body.class_name)
+        name = label_of(box, body.class_name)
     session = call.device.begin_teach(name, body.camera, call.actor)
     call.answer.headers["location"] = f"/api/v1/teach/{session.id}"
     return session.view()
@@ -230,8 +253,7 @@ def name_unknown(call: Call, body: NameUnknown) -> Named:
     """Teach moments as shots of a class, by its name or id; a new name makes a new class."""
     _check_many(body.moments)
     with call.device.writing(call.actor) as box:
-        known = {row.id: row.name for row in box.classes()}
-        receipts = box.name_unknown(body.moments, known.get(body.name, body.name))
+        receipts = box.name_unknown(body.moments, label_of(box, body.name))
         entry = _newest(box)
     call.device.events.publish(UNKNOWN, named=list(body.moments))
     return Named(receipts[0].class_name, [one.shot for one in receipts], entry)
@@ -246,7 +268,7 @@ def ignore_unknown(call: Call, body: IgnoreUnknown) -> None:
     call.device.events.publish(UNKNOWN, ignored=list(body.moments))
 
 
-# ---- journal, backup, engine --------------------------------------------------------------------
+# ---- journal, backup ----------------------------------------------------------------------------
 
 
 @table.add("POST", "/undo", OPERATOR, retry=True)
@@ -289,27 +311,6 @@ async def restore(request: Request) -> Response:
 async def _parts(request: Request) -> AsyncIterator[bytes]:
     async for part in request.stream():
         yield part
-
-
-@table.add("POST", "/engine/build", OWNER, status=202)
-def build_engine(call: Call, body: BuildEngine) -> Job:
-    """Begin to build an engine of the encoder on this device; it serves once it is checked."""
-    from accrue.service.engines import Engines
-
-    device = call.device
-
-    def work(step: Step) -> dict[str, Any]:
-        built = Engines(device.settings).build(
-            flavour=body.flavour,
-            precision=body.precision,
-            step=step,
-            cancelled=lambda: device.jobs.cancelled,
-        )
-        return {"engine": built.engine.stem, "unchecked": built.unchecked}
-
-    job = device.jobs.start("engine build", work, actor=call.actor)
-    call.answer.headers["location"] = f"/api/v1/jobs/{job.id}"
-    return job
 
 
 def _check_many(several: list[str] | list[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from accrue.service.access import VIEWER
 from accrue.service.daemon import Device
 from accrue.service.http.table import Call, File, Table, require
 from accrue.vision.live import PLAYING
+from accrue.vitals import read_vitals
 
 table = Table()
 METRICS_MEDIA = "text/plain; version=0.0.4; charset=utf-8"
@@ -26,6 +28,7 @@ HELP = {
     "accrue_preview_frames_total": "Frames made into pictures for those who look on.",
     "accrue_http_requests_total": "Answers, by method and status.",
     "accrue_webhook_events_total": "Events for the webhook, by what became of them.",
+    "accrue_mqtt_events_total": "Events for MQTT, by what became of them.",
 }
 
 
@@ -78,13 +81,15 @@ def exposition(device: Device) -> str:
         family(name, "gauge", text)
         lines.append(f"{name} {_number(value)}")
 
-    family("accrue_info", "gauge", "Version and encoder.")
+    family("accrue_info", "gauge", "Version, encoder and board.")
     serving, manifest = device.box.serving, device.box.bundle.manifest
     labels = {"version": __version__, "encoder": manifest.name, "serves": serving.candidate}
+    labels["board"] = device.board.name if device.board else ""
     lines.append(f"accrue_info{_labels(labels)} 1")
     gauge("accrue_ready", "Whether the device watches.", float(not device.ready))
     gauge("accrue_uptime_seconds", "Since the start.", time.time() - device.started_at)
     gauge("process_resident_memory_bytes", "Memory of the process.", _resident_bytes())
+    lines += _board(device)
     with device.reading() as box:
         rows = box.classes()
     gauge("accrue_classes", "Classes that are known.", len(rows))
@@ -111,6 +116,31 @@ def exposition(device: Device) -> str:
             told = name
         lines.append(f"{name}{_labels(dict(pairs))} {_number(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _board(device: Device) -> Iterator[str]:
+    """What the sensors of the board say, where it has them."""
+    vitals = read_vitals(device.board)
+    for name, text, label, values in (
+        ("accrue_temperature_celsius", "Of a thermal zone.", "zone", vitals.celsius),
+        ("accrue_power_watts", "Of a power rail.", "rail", vitals.watts),
+        (
+            "accrue_board_alarms",
+            "Under-voltage and over-current since the start, where there was any.",
+            "alarm",
+            vitals.alarms,
+        ),
+    ):
+        if values:
+            yield f"# HELP {name} {text}"
+            yield f"# TYPE {name} gauge"
+            # Some boards have two zones of one name; a figure may be told once alone.
+            for one, value in dict(values).items():
+                yield f"{name}{_labels({label: one})} {_number(value)}"
+    if device.board and device.board.sensors.throttles:
+        yield "# HELP accrue_throttling Throttling devices of the board that are on."
+        yield "# TYPE accrue_throttling gauge"
+        yield f"accrue_throttling {len(vitals.throttling)}"
 
 
 def _labels(labels: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from accrue.service.http.app import operations
 from accrue.service.http.problems import STATUS
 from accrue.service.http.schema import Schemas
-from accrue.service.http.table import Images, Operation
+from accrue.service.http.table import Images, Labelled, Operation
 
 VERSION = "3.1.0"
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
@@ -126,6 +126,22 @@ def _body(operation: Operation, schemas: Schemas) -> dict[str, Any] | None:
         }
         content = {"multipart/form-data": {"schema": form}, "image/*": {"schema": file}}
         return {"required": True, "content": content}
+    if wants.get("photos") == Labelled:
+        labelled = {"type": "string", "contentMediaType": "image/*"}
+        about = "each with the file name CLASS/photo.jpg"
+        array = {"type": "array", "items": labelled, "description": about}
+        return {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"image": array},
+                        "required": ["image"],
+                    }
+                }
+            },
+        }
     if "body" in wants:
         return {
             "required": True,
@@ -156,7 +172,7 @@ def _responses(operation: Operation, schemas: Schemas) -> dict[str, Any]:
         statuses.append(409)
     if operation.match:
         statuses.append(412)
-    if operation.upload or "images" in operation.wants:
+    if operation.upload or {"images", "photos"} & operation.wants.keys():
         statuses.append(413)
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for status in sorted(statuses):

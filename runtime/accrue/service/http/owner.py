@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from accrue.service.governance import Governance
 
 table = Table()
-MOST_PROPOSALS, MOST_STEPS = 200, 1000
+MOST_PROPOSALS, MOST_STEPS, MOST_GRACE_HOURS = 200, 1000, 8760
 PROPOSE_JOB = "fleet propose"
 log = logging.getLogger("accrue.fleet")
 
@@ -117,6 +117,32 @@ class StepBack:
     """`step`: of the log; null: the newest that can be taken back."""
 
     step: int | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Revoke:
+    """`device`: name or id."""
+
+    device: str
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """`device`: name or id; null: every one that asks. `grace`: hours that its old key is good."""
+
+    device: str | None = None
+    grace: int = 168
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Forget:
+    """`device`: name or id. `clear`: delete what the broker retains of it, too, for good."""
+
+    device: str
+    clear: bool = False
     offline: bool = False
 
 
@@ -262,7 +288,11 @@ def propose(call: Call) -> Job:
     events = call.device.events
 
     def work(step: Step) -> dict[str, Any]:
-        found = owner.with_progress(step).gather()
+        try:
+            found = owner.with_progress(step).gather()
+        except AccrueError as error:
+            events.publish(FLEET, message=f"the devices were not asked: {error.message}")
+            raise
         count = len(found.proposals)
         events.publish(FLEET, message=f"the owner has {count} proposals to look at")
         return {"proposals": count, "refused": found.refused, "missing": found.missing}
@@ -323,6 +353,33 @@ def rollback(call: Call, body: RollBack) -> StepTaken:
     step = owner.rollback(body.to, body.set, body.space, body.note, check=matching(call))
     tell(call, step)
     return step
+
+
+@table.add("POST", "/fleet/owner/revoke", OWNER, retry=True)
+def revoke_device(call: Call, body: Revoke) -> StepTaken:
+    """Take nothing from a device any more, and close its account; what it said before stays."""
+    step = owner_of(call, offline=body.offline).revoke(body.device)
+    tell(call, step)
+    return step
+
+
+@table.add("POST", "/fleet/owner/rotate", OWNER, retry=True)
+def rotate_keys(call: Call, body: Rotate) -> Steps:
+    """Put the new keys that devices have asked for into the roster."""
+    if not 0 <= body.grace <= MOST_GRACE_HOURS:
+        raise UsageError(
+            f"grace is {body.grace}; expected 0 to {MOST_GRACE_HOURS} hours", found=body.grace
+        )
+    owner = owner_of(call, offline=body.offline)
+    return _decided(call, owner.rotate(body.device, body.grace))
+
+
+@table.add("POST", "/fleet/owner/forget-device", OWNER, retry=True)
+def forget_device(call: Call, body: Forget) -> Steps:
+    """Take all that a device ever said out of every device, and take nothing from it any more."""
+    owner = owner_of(call, offline=body.offline)
+    step, published, _ = owner.forget(body.device, clear=body.clear)
+    return _decided(call, [step, *published])
 
 
 @table.add("POST", "/fleet/owner/undo", OWNER, retry=True)

@@ -163,9 +163,10 @@ class Schemas:
         origin, args = get_origin(kind), get_args(kind)
         if origin in (Union, types.UnionType):
             parts = [one for one in args if one is not type(None)]
+            if len(parts) < len(args) and len(parts) > 1:
+                return {"anyOf": [*map(self.of, parts), {"type": "null"}]}
             if len(parts) < len(args):
-                (one,) = parts
-                inner = self.of(one)
+                inner = self.of(parts[0])
                 if "type" in inner and isinstance(inner["type"], str):
                     return {**inner, "type": [inner["type"], "null"]}
                 return {"anyOf": [inner, {"type": "null"}]}

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from accrue.service.access import Grant
 from accrue.service.box import Box, Learned, Prediction, Receipt
+from accrue.service.checks import Check
 from accrue.service.coach import Report, Skipped
 from accrue.service.daemon import CameraView
-from accrue.service.doctor import Check
 from accrue.service.http.problems import Stale, document
 from accrue.service.http.schema import plain
 from accrue.store import BackupInfo, ClassRow, Entry, Purged, Refusal, Shot
@@ -82,6 +82,7 @@ class ClassView:
         aliases: further names. merged: names of the classes that count as this one.
         created_at: unix seconds. retain, budget: how its rows are kept.
         by_name: the text that it was taught by, or null.
+        disabled: whether this device leaves it out of what it answers.
         etag: for `If-Match`: changes whenever one of the others does.
     """
 
@@ -97,6 +98,7 @@ class ClassView:
     retain: str
     budget: int
     by_name: str | None
+    disabled: bool
     etag: str
 
 
@@ -401,6 +403,33 @@ class EngineView:
 
 
 @dataclass(frozen=True)
+class CleanedView:
+    """`removed`: names of files."""
+
+    removed: list[str]
+
+
+@dataclass(frozen=True)
+class SettingView:
+    """A setting.
+
+    Attributes:
+        name: its key. value: in force now. meaning: in a line.
+        origin: `default`, `file PATH`, `environment NAME` or `flag --name`; "" where not known.
+    """
+
+    name: str
+    value: str | int | float | bool | list[str] | None
+    origin: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class ConfigView:
+    settings: list[SettingView]
+
+
+@dataclass(frozen=True)
 class Fleet:
     """The fleet's side of this device; null where it belongs to none."""
 
@@ -464,6 +493,18 @@ class SplitOff:
 
     shots: list[str]
     new: str
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is left out stays. Rows that this folds into statistics cannot be had back.
+
+    Attributes:
+        retain: `rows`, or `statistics`: fold every shot at once. budget: rows kept at most.
+    """
+
+    retain: Literal["rows", "statistics"] | None = None
+    budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -533,6 +574,20 @@ class BuildEngine:
     precision: Literal["fp16", "fp32"] | None = None
 
 
+@dataclass(frozen=True)
+class VerifyEngine:
+    """`engine`: its name; null: the newest that fits."""
+
+    engine: str | None = None
+
+
+@dataclass(frozen=True)
+class CleanEngines:
+    """`everything`: those that serve, too."""
+
+    everything: bool = False
+
+
 # ---- queries ------------------------------------------------------------------------------------
 
 
@@ -549,6 +604,13 @@ class SuspectsOf:
 
     class_name: str | None = None
     limit: int = 20
+
+
+@dataclass(frozen=True)
+class ClipFrom:
+    """`source`: name of the file, to be written beside the shot."""
+
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -587,6 +649,7 @@ def class_view(row: ClassRow, learned: Learned) -> ClassView:
         retain=row.retain,
         budget=row.budget,
         by_name=row.prompt,
+        disabled=row.disabled,
         etag="",
     )
     text = json.dumps(plain(view), sort_keys=True).encode()
@@ -599,6 +662,11 @@ def name_of(box: Box, key: str) -> str:
         if row.id == key:
             return row.name
     return box.show(key)[0].name
+
+
+def label_of(box: Box, key: str) -> str:
+    """The name of the class that has this id; else the key itself, which may be a new name."""
+    return next((row.name for row in box.classes() if row.id == key), key)
 
 
 def check_match(box: Box, name: str, if_match: str) -> None:

@@ -43,6 +43,7 @@ MOST_IMAGES = 200
 READERS, WRITERS = 12, 8  # threads
 UPLOADS_AT_ONCE = 3  # their bytes are held in memory
 Images = list[tuple[str, bytes]]
+Labelled = list[tuple[str, str, bytes]]  # class, name, content
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Runner:
             arguments[name] = value
         if "query" in wants:
             arguments["query"] = read_text(wants["query"], request.query_params)
-        if "images" in wants or operation.upload:
+        if "images" in wants or "photos" in wants or operation.upload:
             async with self._uploads:
                 return await self._with_body(operation, request, call, arguments)
         return await self._with_body(operation, request, call, arguments)
@@ -241,12 +242,20 @@ class Runner:
         wants = operation.wants
         digest = hashlib.sha256(f"{operation.method} {request.url.path}".encode())
         if "images" in wants:
-            arguments["images"] = await _images(request)
+            arguments["images"] = [(source_of(name), data) for name, data in await _images(request)]
             for name, content in arguments["images"]:
                 digest.update(f"\0{name}\0{len(content)}\0".encode())
                 digest.update(content)
+        elif "photos" in wants:
+            arguments["photos"] = [
+                (folder_of(name), source_of(name), content)
+                for name, content in await _images(request)
+            ]
         elif operation.upload:
             arguments["body"] = await request.body()
+            if not arguments["body"]:
+                raise UsageError("the body is empty", hint="send the file as the body")
+            digest.update(b"\0" + arguments["body"])
         elif "body" in wants:
             raw = await _limited(request, JSON_BYTES)
             digest.update(b"\0" + raw)
@@ -352,11 +361,11 @@ def _json(request: Request, raw: bytes, kind: type) -> Any:
 
 
 async def _images(request: Request) -> Images:
-    """The photo that is the body, or the parts called `image` of a form."""
+    """The photo that is the body, or the parts called `image` of a form; names as they came."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     found: Images = []
     if media.startswith("image/") or media == "application/octet-stream":
-        found.append((_source(request.headers.get("x-filename", "")), await request.body()))
+        found.append((request.headers.get("x-filename", ""), await request.body()))
     elif media == "multipart/form-data":
         try:
             async with request.form(max_files=MOST_IMAGES, max_fields=20) as form:
@@ -368,7 +377,7 @@ async def _images(request: Request) -> Images:
                             found=name[:40],
                             expected="image",
                         )
-                    found.append((_source(value.filename or ""), await value.read()))
+                    found.append((value.filename or "", await value.read()))
         except HTTPException as error:
             raise UsageError(f"the form cannot be read: {error.detail}") from None
     else:
@@ -384,7 +393,12 @@ async def _images(request: Request) -> Images:
     return found
 
 
-def _source(name: str) -> str:
+def folder_of(name: str) -> str:
+    """The last folder of a file name as it was sent; "" where it has none."""
+    return name.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]
+
+
+def source_of(name: str) -> str:
     """What a file is called in messages and beside the shot: its name, no path, printable."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return "".join(c if c.isprintable() else "?" for c in last)[:120] or "upload"

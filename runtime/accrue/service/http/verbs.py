@@ -48,9 +48,11 @@ from accrue.service.http.shapes import (
 )
 from accrue.service.http.table import Call, File, Images, Table
 from accrue.service.jobs import Job
+from accrue.service.support import support_file
 
 table = Table()
 MOST_LIMIT = 1000
+SUPPORT_MEDIA = "application/zip"
 BACKUP_MEDIA = "application/vnd.accrue.backup"
 
 
@@ -272,6 +274,14 @@ def history(call: Call, query: Limit) -> Entries:
     """What was changed, by whom and when, newest first."""
     with call.device.reading() as box:
         return Entries(box.history(_limit(query.limit)))
+
+
+@table.add("GET", "/support", OWNER, media=SUPPORT_MEDIA)
+def support(call: Call) -> File:
+    """A file for support: findings, facts, settings and logs, without secrets."""
+    settings = call.device.settings
+    content = support_file(settings, list(examine(settings)))
+    return File(SUPPORT_MEDIA, content, name=f"{socket.gethostname()}-support.zip")
 
 
 @table.add("GET", "/backup", OWNER, media=BACKUP_MEDIA)

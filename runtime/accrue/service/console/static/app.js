@@ -96,9 +96,11 @@ export function fail(error) {
 
 export async function takeBack(entry) {
   try {
-    const answer = await queue.send("POST", "undo", { json: entry === true ? {} : { entry } });
+    const key = newKey();
+    const form = new URLSearchParams({ entry, key }).toString();  // the page's own: it answers in its language
+    const answer = await queue.send("POST", "/history/undo", { form, key });
     cue("undone");
-    toast(answer ? answer.body.entry?.summary || t("common.undone") : t("queue.kept"));
+    toast(answer ? answer.body.text || t("common.undone") : t("queue.kept"));
     document.dispatchEvent(new Event("accrue:changed"));
   } catch (error) {
     fail(error);
@@ -196,6 +198,24 @@ if (document.body.dataset.list === "yes" && document.body.dataset.paired === "ye
     }
   });
 }
+
+// Work that takes long: how far it is, and the page again when it is done.
+const work = document.querySelector("[data-job][data-state=running]");
+async function follow() {
+  try {
+    const { body } = await call("GET", `jobs/${work.dataset.job}`);
+    if (body.state !== "running") return location.reload();
+    const what = t(`work.${body.what}`);
+    document.getElementById("job-what").textContent = what.startsWith("work.") ? body.what : what;
+    document.getElementById("job-done").textContent = [body.done, body.total].filter(Boolean).join(" / ");
+    const bar = document.getElementById("job-progress");
+    if (body.total) { bar.max = body.total; bar.value = body.done; }
+  } catch (error) {
+    if (!(error instanceof Away)) return fail(error);
+  }
+  return setTimeout(follow, 1000);
+}
+if (work) follow();
 
 const filter = document.getElementById("filter");
 filter?.addEventListener("input", () => {

@@ -2,7 +2,7 @@
 
 import { cue, fail, say, toast, told } from "./app.js";
 import { API, Away, call, get, newKey, presence, queue } from "./api.js";
-import { Icon, Picker, ranked, short } from "./picker.js";
+import { Icon, Picker, namesOf, ranked, short } from "./picker.js";
 import { Socket } from "./socket.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/htm-preact-standalone.js";
 import { ago, t } from "./words.js";
@@ -49,7 +49,7 @@ function Fix({ still, answer, classes, onClose }) {
   const [busy, setBusy] = useState(false);
   const first = answer ? [...answer.alternatives.map((one) => one.label), answer.label] : [];
   const label = answer?.verdict !== "unknown" && answer?.label;
-  const names = ranked(first.filter((one) => one !== label), classes.map((one) => one.name).filter((one) => one !== label));
+  const names = ranked(first.filter((one) => one !== label), namesOf(classes).filter((one) => one !== label));
   const send = async (path, text) => {
     setBusy(true);
     try {
@@ -95,7 +95,7 @@ function Why({ still, classes, onClose }) {
   return html`
     <${Dialog} title=${wrong ? t("live.wrong.title") : t("live.why.title")} onClose=${onClose}>
       ${!found && html`<p>${t("common.wait")}</p>`}
-      ${wrong && html`<${Picker} names=${classes.map((one) => one.name).filter((one) => one !== wrong.label)} onPick=${move} label=${t("live.wrong.is")} />`}
+      ${wrong && html`<${Picker} names=${namesOf(classes).filter((one) => one !== wrong.label)} onPick=${move} label=${t("live.wrong.is")} />`}
       ${found && !wrong && found.reasons.length === 0 && html`<p>${t("live.why.none")}</p>`}
       ${found && !wrong && found.reasons.map((reason) => html`
         <h3><bdi>${reason.label}</bdi></h3>

@@ -9,6 +9,10 @@ export const Icon = ({ name }) =>
 /** The last part of a source's name. */
 export const short = (name) => name.replace(/[\\/]+$/, "").split(/[\\/]/).pop();
 
+/** Names of classes, those that are not answered last. */
+export const namesOf = (classes) =>
+  [...classes].sort((one, other) => one.disabled - other.disabled).map((one) => one.name);
+
 /** Names in the order in which they help: those in question, then all the others. */
 export function ranked(first, all) {
   const seen = new Set();

@@ -2,7 +2,7 @@
 
 import { cue, fail, say, takeBack, toast } from "./app.js";
 import { API, Away, get, newKey, presence, queue } from "./api.js";
-import { Icon, Picker, short } from "./picker.js";
+import { Icon, Picker, namesOf, short } from "./picker.js";
 import { Socket } from "./socket.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/htm-preact-standalone.js";
 import { t } from "./words.js";
@@ -99,7 +99,7 @@ function Teach() {
       try {
         const [seen, known] = await Promise.all([get("cameras"), get("classes")]);
         setCameras(seen.cameras);
-        setClasses(known.classes.map((one) => one.name));
+        setClasses(known.classes);
       } catch (error) {
         if (!(error instanceof Away)) fail(error);
       }
@@ -226,7 +226,7 @@ function Teach() {
     setDone(null);
   };
   if (choosing) {
-    return html`<section><${Picker} names=${classes} onPick=${choose} label=${t("teach.what")} /></section>`;
+    return html`<section><${Picker} names=${namesOf(classes)} onPick=${choose} label=${t("teach.what")} /></section>`;
   }
   const status = cameras[camera];
   const pressing = holds
@@ -244,6 +244,7 @@ function Teach() {
       <p class="grow"><span>${t("teach.teaching")}</span> <strong class="teaching"><bdi>${name}</bdi></strong></p>
       <button type="button" class="change" disabled=${!!view} onClick=${() => setChoosing(true)}><${Icon} name="fix" />${t("teach.change")}</button>
     </div>
+    ${classes.some((one) => one.disabled && one.name === name) && html`<div class="banner"><${Icon} name="close" />${t("teach.disabled")}</div>`}
     ${cameras.length > 1 && !view && html`
       <div class="cameras" role="group" aria-label=${t("live.cameras")}>
         ${cameras.map((one, i) => html`<button type="button" aria-pressed=${i === camera} ref=${(el) => el && i === camera && el.scrollIntoView?.({ block: "nearest", inline: "nearest" })} onClick=${() => setCamera(i)}><bdi>${short(one.name)}</bdi></button>`)}

@@ -2,7 +2,7 @@
 
 import { cue, fail, say, toast, told } from "./app.js";
 import { API, Away, get, queue } from "./api.js";
-import { Icon, Picker, ranked } from "./picker.js";
+import { Icon, Picker, namesOf, ranked } from "./picker.js";
 import { Socket } from "./socket.js";
 import { html, render, useEffect, useState } from "./vendor/htm-preact-standalone.js";
 import { ago, t } from "./words.js";
@@ -24,7 +24,7 @@ function Unknown() {
     try {
       const [found, known] = await Promise.all([get("unknown"), get("classes")]);
       setGroups(found.groups);
-      setClasses(known.classes.map((one) => one.name));
+      setClasses(namesOf(known.classes));
       setFresh(false);
       setAt(0);
       setOut(new Set());
