@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 RUNTIME = Path(__file__).parents[2] / "runtime" / "accrue"
-CALLS = {"execute", "executemany", "executescript", "run"}
+CALLS = {"execute", "executemany", "executescript"}
 # marks: "?, ?, ?"; keys, where, values, only: made of constants and marks in the same function;
 # table, column, primary and the like: of `TRACKED` or of a literal in the caller.
 KNOWN: dict[str, set[str]] = {
@@ -56,11 +56,12 @@ def _interpolated(node: ast.AST) -> Iterator[ast.expr]:
 
 def texts(source: str) -> Iterator[str]:
     """Every expression that ends up in a statement, as it is written."""
+    calls = CALLS | ({"run"} if "run = self._connection.execute" in source else set())
     for call in ast.walk(ast.parse(source)):
         if (
             isinstance(call, ast.Call)
             and isinstance(call.func, ast.Attribute | ast.Name)
-            and (getattr(call.func, "attr", "") or getattr(call.func, "id", "")) in CALLS
+            and (getattr(call.func, "attr", "") or getattr(call.func, "id", "")) in calls
             and call.args
         ):
             yield from map(ast.unparse, _interpolated(call.args[0]))
