@@ -10,13 +10,14 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tegra import FakeTegra
+from tegra import DEFAULT_SHADOW, FakeTegra
 
 from accrue.board import Board, board_names, boards, match
 from accrue.device import Device
@@ -625,6 +626,37 @@ def test_a_disk_that_gets_full_at_any_write_leaves_the_tree_as_it_was(
             flash.execute(ready, run, lambda _: None)
         fails, fails_at = fails_at, 0
         assert tegra.snapshot() == before, fails
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_next_run_completes_it(
+    apply: Callable[..., Any], made: Path, tegra: FakeTegra, password: Path, tmp_path: Path
+) -> None:
+    file = enrolment(tmp_path)
+    words = [sys.executable, "-I", made / "apply", "--l4t", tegra.folder, "--yes"]
+    words += ["--password-file", password, "--enrolment", file]
+    killed = 0
+    for i in range(8):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"apply: unpacking" in line:
+                break
+        time.sleep(0.004 * i)
+        process.kill()
+        killed += process.wait() < 0
+        process.stderr.close()
+        shadow = tegra.rootfs / "etc/shadow"
+        if "operator:x:" in (tegra.rootfs / "etc/passwd").read_text() and (
+            "operator:" not in shadow.read_text()
+        ):  # within NVIDIA's script: its tree has to be unpacked anew
+            shadow.write_text(DEFAULT_SHADOW + "operator:!:19000::::::\n")
+    assert killed
+    code, _, err = apply("--enrolment", file)
+    assert code == 0, err
+    members = flash.members_of(made / "rootfs.tar.gz")
+    assert flash.staged_problems(tegra.rootfs, members, "operator") == []
+    assert not list(tegra.rootfs.rglob("*.accrue-new"))
 
 
 # ---- the staged tree ----------------------------------------------------------------------------
