@@ -25,6 +25,8 @@ MEMBER: dict[str, Any] = {
     "revoked": False,
     "new_key": "",
     "problems": ["10.0.0.5:8883 cannot be reached"],
+    "drafted": ["no-such-class"],
+    "synced_at": 1.8e9,
     "installed": {
         "number": 6,
         "wanted": 7,
@@ -90,6 +92,8 @@ def test_the_fleet_screen_shows_how_the_device_stands(
         "90 % right when left out; 95 % before",
         "10.0.0.5:8883 cannot be reached",
         "thank you",
+        "all exchanged",
+        "live here alone until the owner publishes it",
     ):
         assert part in text, part
 
