@@ -168,6 +168,26 @@ def test_what_failed_the_golden_check_is_not_built_at_every_start(
     assert needed(settings) == ("tensorrt-rtx", "")
 
 
+def test_a_build_that_is_killed_again_and_again_is_left_alone(
+    settings: Settings, gpu: Gpuless, builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for want of memory, boot after boot. One that ends in order, or by hand, is none."""
+    engines = Engines(settings, DEVICE)
+
+    monkeypatch.setattr(EngineFolder, "end", lambda *_, **__: None)  # as a kill has it
+    for _ in range(4):
+        engines.build()
+        engines.clean()
+        for engine in engines.folder.engines():
+            engines.folder.remove(engine)
+        assert needed(settings) == ("tensorrt-rtx", "")
+    engines.build()
+    engines.folder.remove(engines.folder.engines()[0])
+    flavour, reason = needed(settings)
+    assert (flavour, reason[:39]) == ("", "a build was begun 5 times here and neve")
+    monkeypatch.undo()
+
+
 def test_without_room_on_the_disk_nothing_is_begun(
     settings: Settings, gpu: Gpuless, builds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

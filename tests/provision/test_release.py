@@ -450,6 +450,51 @@ def test_a_link_that_leads_nowhere_and_a_trial_that_cannot_be_read_are_put_right
     assert any(path.name.startswith("trial.unreadable.") for path in device.opt.iterdir())
 
 
+# --- the other slot of the root file system -------------------------------------------------------
+
+
+def test_a_slot_with_a_newer_release_and_the_fall_back_from_it_keep_what_was_taught(
+    payloads: dict[str, Path], space: str, tmp_path: Path
+) -> None:
+    """As Mender, RAUC and NVIDIA's own A/B do it: two root file systems, one /var/lib/accrue."""
+    slots = {}
+    for name in ("old", "new"):
+        slots[name] = Device(tmp_path / name)
+        shutil.copytree(payloads[name], slots[name].payloads / payloads[name].name)
+    shared = slots["old"].state
+    slots["new"].state.rmdir()
+    slots["new"].state.symlink_to(shared)
+
+    slots["old"].do("boot")
+    slots["old"].teach(7, version=4, space=space)
+    slots["new"].do("boot")  # the first start of the new slot
+    assert slots["new"].runs() == NEW
+    slots["new"].migrate(5, rows=1)
+    slots["old"].do("boot")  # the boot loader went back
+    assert slots["old"].runs() == OLD
+    assert slots["old"].taught() == (4, 7)
+    slots["new"].do("boot")  # and forward again
+    assert slots["new"].taught()[1] == 7
+
+
+def test_a_release_of_another_python_gives_way_to_the_one_that_the_system_brings(
+    device: Device, payloads: dict[str, Path]
+) -> None:
+    """After an upgrade of the distribution, or where two slots share /opt."""
+    for folder in (device.opt / "releases").iterdir():
+        release = json.loads((folder / "release.json").read_text())
+        (folder / "release.json").write_text(json.dumps({**release, "python": "3.9"}))
+    assert "was installed for Python 3.9" in device.status()["problems"][0]
+    code, said = device.refused("boot")
+    assert code == 3
+    assert "was installed for Python 3.9, and this system has 3." in said
+    shutil.rmtree(device.opt / "releases" / payloads["new"].name)
+    shutil.copytree(payloads["new"], device.payloads / payloads["new"].name)
+    device.do("boot")
+    assert device.runs() == NEW
+    assert device.taught() == (4, 7)
+
+
 # --- the end --------------------------------------------------------------------------------------
 
 

@@ -738,12 +738,16 @@ def settle(layout: Layout, service: Service) -> None:
         say(f"{layout.trial} cannot be read; kept as {aside.name}")
         layout.trial.replace(aside)
     now = layout.led_to(layout.current)
+    if now and (why := unusable(layout.release(now) or {})):
+        say(f"{now} {why}")
+        now = ""
     if not now:
         rest = [trial["from"], trial["to"]] if trial else []
         rest += [layout.led_to(layout.previous), *layout.installed()]
-        now = next((one for one in rest if one and layout.release(one)), "")
+        rest = [one for one in rest if one and not unusable(layout.release(one))]
+        now = next(iter(rest), "")
         if now:
-            say(f"{layout.current} leads nowhere; {now} is the current release again")
+            say(f"{now} is the current release again")
             point(layout.current, f"releases/{now}")
     if not now:
         install_carried(layout, service)
@@ -763,6 +767,17 @@ def settle(layout: Layout, service: Service) -> None:
     clean(layout)
 
 
+def unusable(release: dict[str, Any] | None) -> str:
+    """Why a release cannot run on this system, which may be another one than it was installed on:
+    after an upgrade of the distribution, or in the other slot. "" where it can."""
+    if release is None:
+        return "is not installed"
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if release["python"] != python:
+        return f"was installed for Python {release['python']}, and this system has {python}"
+    return ""
+
+
 def install_carried(layout: Layout, service: Service) -> None:
     """The first start of a device whose file system came with a payload."""
     found = sorted(layout.payloads.glob("*/payload.json")) if layout.payloads.is_dir() else []
@@ -775,6 +790,8 @@ def install_carried(layout: Layout, service: Service) -> None:
     for path in found:
         try:
             install(layout, service, path.parent, trial=False)
+            if layout.led_to(layout.current) != path.parent.name:
+                switch(layout, service, path.parent.name, trial=False)
             return
         except Problem as problem:
             if path == found[-1]:
@@ -871,14 +888,10 @@ def status(layout: Layout) -> dict[str, Any]:
     current = layout.led_to(layout.current)
     release = layout.release(current) or {}
     problems = []
-    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if not current:
         problems.append("no release is current; accrue-release boot")
-    elif release["python"] != python:
-        problems.append(
-            f"{current} was installed for Python {release['python']}, this system has {python}; "
-            "install a package that was made for it"
-        )
+    elif why := unusable(release):
+        problems.append(f"{current} {why}; install a package that was made for it")
     return {
         "current": current or None,
         "version": release.get("version"),
@@ -910,7 +923,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--wait",
             type=float,
-            default=HEALTH_S,
+            default=float(os.environ.get("ACCRUE_RELEASE_WAIT", HEALTH_S)),
             metavar="SECONDS",
             help=f"Until it has to be healthy; default {HEALTH_S:.0f}.",
         )

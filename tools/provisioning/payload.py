@@ -86,10 +86,10 @@ def epoch() -> int:
 
 def target_of(board: Board, system: System) -> Target:
     """For which wheels are fetched."""
-    if system.jetpack:
-        lock = "jetpack6" if system.cuda.startswith("12.") else "jetpack7"
+    if system.cuda.startswith("12."):
+        lock = "jetpack6"
     else:
-        lock = "rtx" if board.identity.gpu else "console"
+        lock = "cuda13" if board.identity.gpu else "console"
     return Target(board.architecture, system.python, system.glibc, lock, system.numpy)
 
 
@@ -218,6 +218,7 @@ def _units(root: Path) -> None:
             _copy(unit, root / "usr/lib/systemd/system" / unit.relative_to(source / "system"))
     for kind in ("sysusers.d", "tmpfiles.d"):
         _copy(source / kind / "accrue.conf", root / "usr/lib" / kind / "accrue.conf")
+    _copy(source / "accrue-display", root / "usr/lib/accrue/accrue-display", 0o755)
 
 
 def _settings(root: Path, plan: Plan) -> None:
@@ -227,6 +228,7 @@ def _settings(root: Path, plan: Plan) -> None:
         "state": "/var/lib/accrue",
         "bundle": "/opt/accrue/current/bundle",
         "listen": "0.0.0.0:8420",
+        "cameras": ["auto"],
         **plan.settings,
     }
     _write(

@@ -79,6 +79,7 @@ def serve(
         AccrueError: packages are missing, or what the device, the state and the port raise.
     """
     _require_packages()
+    from accrue.board import which
     from accrue.service.access import OWNER, Access
     from accrue.service.console import console_routes
     from accrue.service.daemon import ENROLMENT, Device
@@ -87,6 +88,7 @@ def serve(
     from accrue.service.logs import set_up
     from accrue.service.notify import Notifier
     from accrue.service.outputs import Outputs
+    from accrue.service.panel import Panel
 
     set_up(settings.log)
     few_heaps()
@@ -99,6 +101,7 @@ def serve(
         def started() -> None:
             write_address(settings.state, service.place)
             notifier.ready(f"{count(len(cameras), 'camera')}, {service.place.url}")
+            panel.start()
 
         pages = console_routes(device, access)
         service = Service(device, access, plain=plain, started=started, more=pages)
@@ -110,6 +113,10 @@ def serve(
             device.enrol(Path(given) / ENROLMENT)
         outputs = Outputs(device)
         parts.callback(outputs.close)
+        here = which(settings.board).board if settings.panel is not None else None
+        led = "" if here is None else here.sensors.led
+        panel = Panel(device, access, lambda: service.place, notifier, settings.panel, led)
+        parts.callback(panel.close)
         parts.callback(notifier.stopping)
         first = service.place.is_loopback or not access.owned
         code = access.invite(OWNER, by="accrue run", seconds=FIRST_CODE_S) if first else None

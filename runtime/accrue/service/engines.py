@@ -36,6 +36,7 @@ from accrue.vision.engines.trt import Step, flags_of
 BUILD_ONNX_SIZES, BUILD_MIB = 4, 256
 # Of the disk; docs/engines.md, "Memory": engines are about as large as their ONNX file.
 ROOM_ONNX_SIZES, ROOM_BYTES = 2, 64 << 20
+MOST_TRIES = 5  # of builds that were killed in their midst, as by a want of memory
 FP16, FP32 = "fp16", "fp32"
 
 
@@ -122,18 +123,22 @@ class Engines:
                 tell(what, done, total)
                 step(what, done, total)
 
-            plan = build(
-                trt,
-                self.bundle.read(file),
-                manifest.size,
-                manifest.dim,
-                profile=profile,
-                workspace_mib=workspace_mib,
-                step=told,
-                cancelled=cancelled,
-            )
             version = self.device.version_of(flavour) or trt.__version__
             key = self._key(file, flavour, version, profile, workspace_mib)
+            self.folder.begin(key)
+            try:
+                plan = build(
+                    trt,
+                    self.bundle.read(file),
+                    manifest.size,
+                    manifest.dim,
+                    profile=profile,
+                    workspace_mib=workspace_mib,
+                    step=told,
+                    cancelled=cancelled,
+                )
+            finally:
+                self.folder.end(key)
             engine = self.folder.write(
                 plan,
                 key,
@@ -146,7 +151,7 @@ class Engines:
                 engine = self._check(engine)
             except BundleError as error:
                 self.folder.remove(engine)
-                self.folder.refuse(key, error.message)
+                self.folder.end(key, refused=error.message)
                 raise
             except EngineError as error:  # it cannot be loaded here, as without a driver
                 return Built(engine, self.folder.plan_path(engine), error.message)
@@ -164,7 +169,7 @@ class Engines:
         none does.
 
         One that is there and was not checked yet is checked instead. What failed the golden check
-        is not built again, till something of its key changes.
+        is not built again, till something of its key changes; nor what was killed five times.
 
         Args:
             As of `build`.
@@ -190,6 +195,11 @@ class Engines:
             key = self._key(self.file(precision), one, version, profile, workspace_mib)
             if reason := self.folder.refused(key):
                 return "", f"an engine was built here before, and did not serve: {reason}"
+            if (times := self.folder.begun(key)) >= MOST_TRIES:
+                return "", (
+                    f"a build was begun {times} times here and never ended, for want of memory or "
+                    "power; `accrue engine build` tries it again"
+                )
             return one, ""
         return "", "; ".join(dict.fromkeys(reasons))
 

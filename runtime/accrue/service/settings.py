@@ -40,7 +40,7 @@ from accrue.vision.engines.selection import CANDIDATES
 
 PATHS = (
     *("state", "bundle", "engines", "fleet_owner", "certificate", "certificate_key"),
-    *("mqtt_password", "mqtt_ca"),
+    *("panel", "mqtt_password", "mqtt_ca"),
 )
 LARGEST_FILE_BYTES = 1 << 20
 DEFAULT_LISTEN = "127.0.0.1:8420"
@@ -120,6 +120,9 @@ class Settings:
     upload: int = _key("bytes of one request at most", 64 * 2**20)
     webhook: str | None = _key("URL that events are posted to", None)
     events: str | None = _key("file that events are appended to as JSON lines; -: stdout", None)
+    panel: Path | None = _key(
+        "file that tells a console how the device is reached; unset: none", None
+    )
     mqtt: str | None = _key("mqtt://[USER@]HOST[:PORT]/PREFIX that events are sent to", None)
     mqtt_password: Path | None = _key("file with the password of that user", None)
     mqtt_ca: Path | None = _key(

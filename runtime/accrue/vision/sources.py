@@ -16,6 +16,7 @@ import numpy as np
 from accrue.board import AUTO, which
 from accrue.errors import NotFound, SourceError, UsageError
 from accrue.vision.decode import decode, shown
+from accrue.vision.finding import AUTO_CAMERA, find_cameras
 from accrue.vision.pipeline import Pipeline, board_pipeline, is_board_camera
 from accrue.vision.preprocess import Pixels, check_image
 
@@ -304,11 +305,12 @@ def open_source(
 ) -> Source:
     """The source that a person means by ``spec``.
 
-    A camera of the board (``csi:0``, ``usb:0``, ``h264+rtsp://...``, see `board_pipeline`), a
-    GStreamer pipeline (contains `` ! ``), a stream's URL (rtsp, http ...), a camera (``0`` or
-    ``camera:0``; a file called 0 is ``./0``), ``play:`` and a path (its photos as a camera would
-    show them), or the path of an image file, a folder of images (recursive, sorted) or a video
-    file.
+    ``auto`` (the first camera that is found and opens, see `find_cameras`; a file called so is
+    ``./auto``), a camera of the board (``csi:0``, ``usb:0``, ``h264+rtsp://...``, see
+    `board_pipeline`), a GStreamer pipeline (contains `` ! ``), a stream's URL (rtsp, http ...), a
+    camera (``0`` or ``camera:0``; a file called 0 is ``./0``), ``play:`` and a path (its photos
+    as a camera would show them), or the path of an image file, a folder of images (recursive,
+    sorted) or a video file.
 
     Args:
         short_side: px, passed on to `decode` for image files.
@@ -322,6 +324,8 @@ def open_source(
         SourceError: OpenCV or GStreamer is missing, or cannot open it.
     """
     if isinstance(spec, str):
+        if spec == AUTO_CAMERA:
+            return _first_camera(clock, board)
         if " ! " in spec:
             return PipelineSource(spec, "GStreamer pipeline", clock=clock)
         if is_board_camera(spec):
@@ -351,6 +355,23 @@ def open_source(
     return FileSource(shown(path), image_paths(path), short_side=short_side, clock=clock)
 
 
+def _first_camera(clock: Callable[[], float], board: str) -> Source:
+    failed = []
+    for found in find_cameras():
+        try:
+            source = open_source(found.spec, clock=clock, board=board)
+        except (SourceError, NotFound) as error:
+            failed.append(error.message)
+            continue
+        source.name = f"{found.spec} ({found.name})" if found.name else found.spec
+        return source
+    raise SourceError(
+        "no camera was found" + "".join(f"; {reason}" for reason in failed),
+        hint="plug one in; or name one: setting cameras",
+        found=len(failed),
+    )
+
+
 def without_password(spec: str) -> str:
     """The same with `***` for the password of a URL."""
     return _PASSWORD.sub(r"\1:***@", spec)
@@ -365,7 +386,8 @@ def camera_number(spec: str) -> int | None:
 def is_stream(spec: str) -> bool:
     """Whether `open_source` would play it (camera, stream, pipeline, video), not read images."""
     return (
-        " ! " in spec
+        spec == AUTO_CAMERA
+        or " ! " in spec
         or is_board_camera(spec)
         or _SCHEME.match(spec) is not None
         or camera_number(spec) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ def create_app(
     *,
     access: Access | None = None,
     more: Sequence[BaseRoute] = (),
-    public: str = "",
+    public: Callable[[], str] = lambda: "",
 ) -> Starlette:
     """The application of a device that was started.
 
@@ -51,8 +51,8 @@ def create_app(
         access: who may come in; default: the list in the device's state folder.
         more: further routes, as of the console; they watch over their own roles with
             `accrue.service.http.table.require`.
-        public: address that others call the device by, as `https://device.local:8420`; default:
-            the one of each request.
+        public: gives the address that others call the device by, as
+            `https://device.local:8420`; default: the one of each request.
     """
     access = access or Access(device.settings.state)
     replies = Replies(device.settings.state)

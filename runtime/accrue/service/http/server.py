@@ -9,8 +9,9 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from accrue.errors import AccrueError, Conflict, UsageError
 from accrue.service.access import Access
 from accrue.service.http.app import create_app
 from accrue.service.http.patience import Patient
-from accrue.service.http.tls import Identity, addresses, identity
+from accrue.service.http.tls import Identity, addresses, identity, ways_out
 from accrue.service.settings import Settings, address
 from accrue.store.files import write_atomically
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 ADDRESS_FILE = "run.json"
 CA_PATH = "/ca.crt"
 RENEW_EVERY_S = 24 * 3600.0
+LOOK_EVERY_S = 5.0  # whether addresses have changed
 BACKLOG = 128
 log = logging.getLogger("accrue.server")
 
@@ -94,7 +96,7 @@ class Service(uvicorn.Server):
             port = int(self.socket.getsockname()[1])
             self.place = Place(found[0], port, _url(settings, found[0], port, own), own)
             routes = [*more, *_authority(own)]
-            self.app = create_app(device, access=access, more=routes, public=self.place.url)
+            self.app = create_app(device, access=access, more=routes, public=lambda: self.place.url)
         except BaseException:
             self.socket.close()
             raise
@@ -125,8 +127,8 @@ class Service(uvicorn.Server):
         """Runs until SIGINT or SIGTERM; then whoever called goes on, to put things in order."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # uvicorn hands them on once it has ended
-        if self.place.identity is not None:
-            threading.Thread(target=self._renew, name="renew", daemon=True).start()
+        if not self.place.is_loopback:
+            threading.Thread(target=self._keep_up, name="renew", daemon=True).start()
         try:
             self.run(sockets=[self.socket])
         finally:
@@ -138,15 +140,31 @@ class Service(uvicorn.Server):
         if self.started:
             self._started_up()
 
-    def _renew(self) -> None:
-        """A device may run for longer than its certificate lasts."""
-        while not self._over.wait(RENEW_EVERY_S):
+    def _keep_up(self) -> None:
+        """A device may run before its network does, move to another one, and run for longer than
+        its certificate lasts."""
+        here, renewed = addresses(), time.monotonic()
+        while not self._over.wait(LOOK_EVERY_S):
+            now = addresses()
+            if now == here and time.monotonic() - renewed < RENEW_EVERY_S:
+                continue
+            here, renewed = now, time.monotonic()
             try:
-                own = identity(self._device.settings)
-                if isinstance(self.config.ssl, ssl.SSLContext):
-                    self.config.ssl.load_cert_chain(own.certificate, own.key)
+                self._move()
             except (AccrueError, OSError) as error:
                 log.error("the certificate cannot be renewed: %s", error)
+
+    def _move(self) -> None:
+        settings, place = self._device.settings, self.place
+        if place.identity is not None:
+            own = identity(settings)
+            if isinstance(self.config.ssl, ssl.SSLContext):
+                self.config.ssl.load_cert_chain(own.certificate, own.key)
+        url = _url(settings, place.host, place.port, place.identity)
+        if url != place.url:
+            log.info("reached at %s from now on", url)
+            self.place = replace(place, url=url)
+            write_address(settings.state, self.place)
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -186,7 +204,8 @@ def _url(settings: Settings, host: str, port: int, own: Identity | None) -> str:
             shown = settings.hosts[0]
         elif unspecified:
             outside = [a for a in addresses() if not a.is_loopback and not a.is_link_local]
-            outside.sort(key=lambda one: (one.version, int(one)))
+            ways = ways_out()  # before those of a cable or a bridge
+            outside.sort(key=lambda one: (one not in ways, one.version, int(one)))
             shown = str(outside[0]) if outside else socket.gethostname()
     return f"{scheme}://{f'[{shown}]' if ':' in shown else shown}:{port}"
 

@@ -179,7 +179,9 @@ class Table:
 class Runner:
     """Turns requests into calls of handlers, and what they return into answers."""
 
-    def __init__(self, device: Device, access: Access, replies: Replies, public: str = "") -> None:
+    def __init__(
+        self, device: Device, access: Access, replies: Replies, public: Callable[[], str]
+    ) -> None:
         self.device, self.access, self.replies = device, access, replies
         self._public = public
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
@@ -221,7 +223,7 @@ class Runner:
             request.scope["state"].get("grant"),
             request.headers.get("if-match", ""),
             request.client.host if request.client else "",
-            self._public or f"{request.url.scheme}://{request.headers.get('host', '')}",
+            self._public() or f"{request.url.scheme}://{request.headers.get('host', '')}",
         )
         wants = operation.wants
         arguments: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterable
@@ -78,16 +79,41 @@ def _given(certificate: Path | None, key: Path | None) -> Identity:
 
 
 def addresses(listen: str = "") -> set[Address]:
-    """Addresses of this machine, as far as they can be found out without asking anybody."""
-    found: set[str] = {"127.0.0.1", "::1", listen}
+    """Addresses of this machine, as far as they can be found out without asking anybody.
+
+    Of those that only an interface has, such as that of a USB cable, private IPv4 ones alone:
+    the authority vouches for them already, and they do not change by themselves.
+    """
+    found: set[str] = {"127.0.0.1", "::1", listen, *_of_interfaces()}
     with suppress(OSError):
         found |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+    known = {str(one) for one in ways_out()}
+    return _addresses(found | known)
+
+
+def ways_out() -> set[Address]:
+    """Addresses by which this machine reaches others, one of each version at most."""
+    found = set()
     for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with suppress(OSError), closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
             probe.connect((somewhere, 9))  # sends nothing; it only chooses a way out
             found.add(str(probe.getsockname()[0]))
+    return _addresses(found)
+
+
+def _of_interfaces(table: Path = Path("/proc/net/fib_trie")) -> set[str]:
+    """Private IPv4 addresses of all interfaces, from the kernel's table of routes."""
+    try:
+        found = re.findall(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL", table.read_text())
+    except OSError:
+        return set()
+    networks = [ipaddress.ip_network(text) for text in PRIVATE]
+    return {text for text in found if _within(ipaddress.ip_address(text), networks)}
+
+
+def _addresses(texts: Iterable[str]) -> set[Address]:
     known: set[Address] = set()
-    for text in found:
+    for text in texts:
         with suppress(ValueError):
             address = ipaddress.ip_address(text.partition("%")[0])
             if not address.is_unspecified:

@@ -5,7 +5,7 @@
         <stem>.json     the sidecar: its key, size, hash, and how near it came to the reference
         active.json     which engine serves, and which one served before it
         checked/        realisations by ONNX Runtime that passed the golden check, one file a key
-        refused.json    keys of builds that failed the golden check, not to be tried by themselves
+        builds.json     keys whose builds failed the golden check, or were begun and never ended
         .lock           held by whoever builds; says how far that is
         onnx-tensorrt/  what ONNX Runtime's TensorRT provider keeps, one folder a key
 
@@ -37,7 +37,7 @@ from accrue.vision.engines.key import EngineKey
 from accrue.vision.engines.trt import Plan
 
 FORMAT_VERSION = 1
-ACTIVE, REFUSED = "active.json", "refused.json"
+ACTIVE, BUILDS = "active.json", "builds.json"
 CHECKED = "checked"
 PROVIDER_CACHE = "onnx-tensorrt"
 SIDECAR_LIMIT_BYTES = 1 << 20
@@ -199,7 +199,7 @@ class EngineFolder:
         """Plans and sidecars without a partner that can be read, and what a kill left behind."""
         known = {engine.stem for engine in self.engines()}
         files = [*self.path.glob("*.plan"), *self.path.glob("*.json")]
-        lost = [p for p in files if p.stem not in known and p.name not in (ACTIVE, REFUSED)]
+        lost = [p for p in files if p.stem not in known and p.name not in (ACTIVE, BUILDS)]
         return sorted([*lost, *self.path.glob(".*.tmp")])
 
     def activate(self, engine: Engine, parity: Parity, *, on: str) -> Engine:
@@ -259,7 +259,7 @@ class EngineFolder:
                 plan = self.plan_path(engine)
                 removed += [plan.with_suffix(".json"), plan]  # the sidecar first
         if everything:
-            names = (ACTIVE, REFUSED, CHECKED, PROVIDER_CACHE)
+            names = (ACTIVE, BUILDS, CHECKED, PROVIDER_CACHE)
             extra = [self.path / name for name in names]
             removed += [path for path in extra if path.exists()]
         with translated(self.path):
@@ -329,15 +329,28 @@ class EngineFolder:
             return 0, 0
         return found.st_mtime_ns, found.st_size
 
-    def refuse(self, key: EngineKey, reason: str) -> None:
-        """Remembers that what is built from this key fails the golden check."""
-        refused = {**self._refused(), key.digest: reason}
-        document = {"format": FORMAT_VERSION, "refused": refused}
-        write_atomically(self.path / REFUSED, [_bytes(document)], steps=self._steps)
+    def begin(self, key: EngineKey) -> None:
+        """Counts a build, before it may be killed; `end` takes it back."""
+        notes = self._notes()
+        notes["begun"][key.digest] = notes["begun"].get(key.digest, 0) + 1
+        self._write_notes(notes)
+
+    def end(self, key: EngineKey, refused: str = "") -> None:
+        """A build came to its end; `refused` says that what it gave failed the golden check."""
+        notes = self._notes()
+        notes["begun"].pop(key.digest, None)
+        notes["refused"].pop(key.digest, None)
+        if refused:
+            notes["refused"][key.digest] = refused
+        self._write_notes(notes)
+
+    def begun(self, key: EngineKey) -> int:
+        """How often a build from this key was begun and never ended, one under way included."""
+        return int(self._notes()["begun"].get(key.digest, 0))
 
     def refused(self, key: EngineKey) -> str:
         """Why what is built from this key does not serve; "" where that is not known."""
-        return self._refused().get(key.digest, "")
+        return str(self._notes()["refused"].get(key.digest, ""))
 
     # ---- realisations by ONNX Runtime -----------------------------------------------------------
 
@@ -383,12 +396,20 @@ class EngineFolder:
         except (FormatError, KeyError, TypeError, AttributeError):
             return {}
 
-    def _refused(self) -> dict[str, str]:
+    def _notes(self) -> dict[str, dict[str, Any]]:
+        """By what is noted, then by a key's digest. Nothing where the file cannot be read."""
+        notes: dict[str, dict[str, Any]] = {"begun": {}, "refused": {}}
         try:
-            found = _json(self.path / REFUSED)["refused"]
-            return {str(digest): str(reason) for digest, reason in found.items()}
-        except (FormatError, KeyError, TypeError, AttributeError):
-            return {}
+            found = _json(self.path / BUILDS)
+            notes["begun"] = {str(k): int(n) for k, n in found["begun"].items()}
+            notes["refused"] = {str(k): str(why) for k, why in found["refused"].items()}
+        except (FormatError, KeyError, TypeError, ValueError, AttributeError):
+            pass
+        return notes
+
+    def _write_notes(self, notes: dict[str, dict[str, Any]]) -> None:
+        document = {"format": FORMAT_VERSION, **notes}
+        write_atomically(self.path / BUILDS, [_bytes(document)], steps=self._steps)
 
     def _write_active(self, active: dict[str, dict[str, list[str]]]) -> None:
         document = {"format": FORMAT_VERSION, "active": active}
