@@ -143,7 +143,7 @@ class Cameras:
 class Sensors:
     """Where temperatures, throttling and power are read."""
 
-    zones: tuple[str, ...] = _key("types of thermal zones", (), pattern=r"[\w.-]+")
+    zones: tuple[str, ...] = _key("thermal zones that it has at least", (), pattern=r"[\w.-]+")
     warn_c: int = _key("from which the doctor warns, degrees Celsius", 85, low=30, high=120)
     throttles: tuple[str, ...] = _key(
         "types of cooling devices that are on while it throttles", (), pattern=r"[\w.-]+"

@@ -20,10 +20,12 @@ from accrue.board import Board, boards_folder, match
 from accrue.device import Device
 from accrue.errors import ConfigError
 from accrue.service import doctor
+from accrue.service.box import Box
 from accrue.service.doctor import examine
 from accrue.service.engines import Engines
 from accrue.service.http import health
 from accrue.service.settings import Settings, load_settings
+from accrue.service.watch import Watch
 from accrue.vision.engines import Profile
 from accrue.vitals import Vitals, read_vitals
 
@@ -109,6 +111,33 @@ def test_a_board_that_is_named_is_asked_instead(
     device = recorded("jetson-agx-orin-64gb.7.2").device
     settings = Settings(state=tmp_path, bundle=tiny_bundle, board="jetson-orin-nano-4gb")
     assert Engines(settings, device).advice.workspace_mib == 256
+
+
+# ---- cameras ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    shutil.which("gst-launch-1.0") is None,
+    reason="GStreamer is missing: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base",
+)
+def test_the_service_watches_a_camera_of_the_board_that_is_set(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """From the setting to an answer, with a board whose CSI camera is GStreamer's test picture."""
+    document = yaml.safe_load((boards_folder() / "x86-cpu.yaml").read_text())
+    document["cameras"]["csi"] = (
+        "videotestsrc is-live=true pattern={sensor} "
+        "! video/x-raw,width={width},height={height},framerate={fps}/1"
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(document))
+    settings = Settings(state=tmp_path / "state", bundle=tiny_bundle, board=str(path))
+    with Box(settings) as box, Watch(box, ["csi:1?width=64&height=48&fps=10"]) as watch:
+        sighting = watch.step(30)
+        assert sighting is not None
+        assert sighting.camera == "csi:1"
+        assert sighting.frame.image.shape == (48, 64, 3)
+        assert watch.cameras[0].reason == ""
 
 
 # ---- the doctor ---------------------------------------------------------------------------------

@@ -391,6 +391,15 @@ def test_heat_throttling_alarms_and_the_clock_are_told(
     assert warned(checks(pi)) == ["under-voltage alarm: rpi_volt in0_lcrit_alarm is 1; expected 0"]
 
 
+def test_a_board_whose_heat_cannot_be_read_is_told(recorded: Callable[[str], Recorded]) -> None:
+    one = recorded("jetson-agx-thor.7.1")
+    nodes(one)
+    shutil.rmtree(one.root / "sys/class/thermal")
+    assert warned(checks(one)) == [
+        "none of its thermal zones can be read; expected cpu-thermal, gpu-thermal, tj-thermal"
+    ]
+
+
 def test_a_super_board_that_lost_its_modes_and_one_flashed_by_halves_are_found(
     recorded: Callable[[str], Recorded],
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import stat
 import zipfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from accrue.errors import Conflict, StoreError
 from accrue.service.access import Access
 from accrue.service.checks import FAIL, OK, WARN, Check
-from accrue.service.settings import Origin, load_settings
+from accrue.service.settings import Origin, Settings, load_settings
 from accrue.service.support import page, scrubber, support_file, write_support
 
 SECRETS = {
@@ -95,17 +96,19 @@ def test_the_file_holds_what_helps_and_no_secret(settings: tuple, tmp_path: Path
     for name, secret in SECRETS.items():
         for part, text in parts.items():
             assert secret not in text, f"{name} is in {part}"
-    assert json.loads(parts["doctor.json"])[1]["expected"] == "15W"
+    documents = {name: json.loads(text) for name, text in parts.items() if name.endswith(".json")}
+    assert list(documents["settings.json"]) == [key.name for key in fields(Settings)]
+    assert documents["doctor.json"][1]["expected"] == "15W"
     assert "warn  power: power mode 7W" in parts["doctor.txt"]
-    assert json.loads(parts["settings.json"])["cameras"]["value"] == [
+    assert documents["settings.json"]["cameras"]["value"] == [
         "rtsp://192.0.2.9:554/***",
         "h265+rtsp://192.0.2.10/***",
         "rtspsrc location=rtsp://192.0.2.9/***",
         "camera:0",
     ]
-    assert json.loads(parts["settings.json"])["webhook"]["value"].startswith("https://hooks.exampl")
-    assert json.loads(parts["device.json"])["machine"]
-    assert "board" in json.loads(parts["board.json"])
+    assert documents["settings.json"]["webhook"]["value"].startswith("https://hooks.exampl")
+    assert documents["device.json"]["machine"]
+    assert "board" in documents["board.json"]
     assert "numpy==" in parts["packages.txt"]
     assert "identity.key" in parts["files.txt"]
     log = parts["log.txt"]

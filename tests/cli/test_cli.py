@@ -581,6 +581,31 @@ def test_folding_is_not_offered_for_undo(accrue: Any, photos: Photos) -> None:
     assert accrue("class", "retention", "bolt").code == 2
 
 
+def test_a_disabled_class_is_listed_as_such_and_teaching_it_says_so(
+    accrue: Any, photos: Photos
+) -> None:
+    for name in ("bolt", "gear"):
+        accrue("class", "teach", name, *photos[name])
+    assert "answered" not in accrue("class", "list").out
+    call = accrue("class", "disable", "BOLT")
+    assert call.out.startswith('disabled "bolt" (entry 3; take it back')
+    assert [line.split()[3] for line in accrue("class", "list").out.splitlines()] == [
+        *("answered", "disabled", "yes"),
+    ]
+    listed = accrue("class", "list", "--json").json
+    assert [one["disabled"] for one in listed["classes"]] == [True, False]
+    assert 'accrue class enable "bolt"' in accrue("class", "show", "bolt").out
+    labels = {
+        one["label"] for one in accrue("predict", *photos["bolt"], "--json").json["predictions"]
+    }
+    assert "bolt" not in labels
+    told = accrue("class", "teach", "bolt", photos["valve"][0])
+    assert "bolt is disabled: learned, not answered" in told.err
+    assert accrue("class", "disable", "bolt").code == 5
+    assert accrue("class", "enable", "bolt", "--json").json["entry"]["verb"] == "enable"
+    assert "answered" not in accrue("class", "list").out
+
+
 def test_two_processes_of_one_command_line_agree_with_a_third(
     accrue: Any, photos: Photos, tmp_path: Path
 ) -> None:
@@ -684,3 +709,23 @@ def test_doctor_writes_a_file_for_support_and_overwrites_none(accrue: Any, tmp_p
     assert file.read_bytes() == before
     call = accrue("doctor")
     assert call.out.splitlines()[-1].endswith("0 at fault")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["class", "show", "--json"], "Missing argument 'NAME'."),
+        (["class", "sho", "--json"], "No such command 'sho'."),
+        (["history", "--limit", "x", "--json"], "Invalid value for"),
+        (["predict", "--jsonl", "--nonsense"], "No such option: --nonsense"),
+    ],
+)
+def test_words_that_do_not_parse_are_json_where_json_was_asked_for(
+    accrue: Any, words: list[str], says: str
+) -> None:
+    call = accrue(*words)
+    assert call.code == 2
+    assert says in call.err
+    error = call.json["error"]
+    assert (error["kind"], error["hint"]) == ("UsageError", "see `accrue --help`")
+    assert says in error["message"]

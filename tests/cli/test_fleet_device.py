@@ -71,6 +71,18 @@ def test_a_device_that_runs_joins_learns_from_others_tells_them_and_leaves(
         with device.reading() as box:
             digest = box.learned().state.digest()
         assert world.digest("dock-2") == digest
+        assert until(lambda: (v := device.fleet()) and v["synced_at"]) <= time.time()
+
+        world.owner("policy", "default", "curated")
+        until(lambda: (v := device.fleet()) and v["installed"]["number"] == 1)
+        with device.writing("eva") as box:
+            gear, _ = box.show("gear")
+            box.rename("gear", "gear wheel")
+        assert until(lambda: (v := device.fleet()) and v["drafted"]) == [gear.id]
+        with device.writing("eva") as box:
+            box.undo()
+        world.owner("policy", "default", "open")
+        until(lambda: (v := device.fleet()) and v["policy"] == "open" and not v["drafted"])
 
         world.stop_broker()
         until(lambda: (v := device.fleet()) and not v["connected"] and v["problems"])

@@ -126,9 +126,9 @@ def teach_by_photos(hands: Hands, name: str, photos: list[Path]) -> None:
     """The way without JavaScript: a form."""
     page = hands.page
     hands.screen.go(f"/teach?class={name.replace(' ', '+')}")
-    hands.press("details.part summary")
+    hands.press("details.part:has(#photos) summary")
     page.locator("#photos").set_input_files(photos)
-    hands.press("details.part button.primary")
+    hands.press("details.part:has(#photos) button.primary")
     page.wait_for_url("**/classes?said=*")
 
 

@@ -25,6 +25,8 @@ MEMBER: dict[str, Any] = {
     "revoked": False,
     "new_key": "",
     "problems": ["10.0.0.5:8883 cannot be reached"],
+    "drafted": ["no-such-class"],
+    "synced_at": 1.8e9,
     "installed": {
         "number": 6,
         "wanted": 7,
@@ -90,6 +92,8 @@ def test_the_fleet_screen_shows_how_the_device_stands(
         "90 % right when left out; 95 % before",
         "10.0.0.5:8883 cannot be reached",
         "thank you",
+        "all exchanged",
+        "live here alone until the owner publishes it",
     ):
         assert part in text, part
 
@@ -327,6 +331,24 @@ def test_engines_are_checked_and_cleaned_from_the_device_page(empty: Served) -> 
     with client(empty, OPERATOR) as http:
         json = {"Accept": "application/json"}
         assert http.post("/device/engine/clean", headers=json).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("engine build", {"engine": "mobilenet-7f", "unchecked": "no driver"}),
+        ("engine verify", {"engine": "mobilenet-7f", "parity": None}),
+        ("what no page knows", {"any": "thing"}),
+    ],
+)
+def test_every_job_has_a_page(empty: Served, name: str, result: dict[str, Any]) -> None:
+    job = empty.device.jobs.start(name, lambda step: result, actor="test")
+    with client(empty) as http:
+        page = ended(http, f"/jobs/{job.id}")
+        assert "done" in page
+        assert http.get("/device").status_code == 200
+        for text in (result.get("engine"), result.get("unchecked")):
+            assert text is None or text in page
 
 
 def test_the_settings_are_shown_to_an_owner_and_to_nobody_else(empty: Served) -> None:

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
 
 from accrue.service.access import ROLES
+from accrue.service.console import owner
 from accrue.service.console.forms import FORMS
 from accrue.service.console.pages import SCREENS
 from accrue.service.http import guard
@@ -24,8 +25,9 @@ from accrue.service.http.app import operations
 
 WHO = (None, *ROLES, "revoked")
 # Beside the operations of the API, the console's screens and its forms: files that say nothing of
-# the device, and the choice of a language, which is kept in the browser.
-OPEN = {("MOUNT", "/console"), ("POST", "/look")}
+# the device, the choice of a language, which is kept in the browser, and the page that says that
+# there is nothing at an address.
+OPEN = {("MOUNT", "/console"), ("POST", "/look"), ("GET", "/{path:path}")}
 
 
 def roles() -> dict[tuple[str, str], str | None]:
@@ -35,7 +37,7 @@ def roles() -> dict[tuple[str, str], str | None]:
         found[operation.method, operation.url] = operation.role
     for path, role, _ in SCREENS:
         found["GET", path] = role
-    for path, role, _, _ in FORMS:
+    for path, role, _, _ in (*FORMS, *owner.FORMS):
         found["POST", path] = role
     return found
 
@@ -69,7 +71,7 @@ def test_every_route_has_a_role_in_a_table_and_every_role_a_route(device: Open) 
 def asked(device: Open, method: str, path: str, who: str | None) -> tuple[int, str]:
     """Status, and where it leads, of a request for what is not there and with nothing in it."""
     path = re.sub(r"{(?:id|name:path)}", "nothing-of-this-name", path)
-    path = re.sub(r"{\w+:int}", "99", path)
+    path = re.sub(r"{\w+:int}", "99", path).replace("{path:path}", "nothing/here")
     headers = {} if who is None else device.headers(who)
     headers["accept"] = "application/json"
     if method == "WS":

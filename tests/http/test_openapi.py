@@ -149,7 +149,14 @@ def test_what_comes_in_is_checked_field_by_field() -> None:
     assert read(Relabel, {"shots": ["a"], "class": "b"}) == Relabel(("a",), "b")
     assert read_text(Limit, {"limit": "7"}) == Limit(7)
     assert plain(Relabel(["a"], "b")) == {"shots": ["a"], "class": "b", "force": False}
-    for value in ({"into": None}, {"into": "a", "force": 1}, {"into": "a", "x": 1}, "a", None):
+    for value in (
+        {"into": "\ud800"},
+        {"into": None},
+        {"into": "a", "force": 1},
+        {"into": "a", "x": 1},
+        "a",
+        None,
+    ):
         with pytest.raises(UsageError):
             read(Merge, value)
     for value in ({"keep": "1"}, {"keep": [1.5]}, {"keep": [True]}, {"keep": [2**70]}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,64 @@ def test_a_key_that_others_may_read_is_not_used(
         answer = client.get("/fleet/owner")
         assert answer.status_code == 409
         assert answer.json()["hint"].startswith("chmod 600")
+        found = {one["name"]: one for one in client.get("/doctor").json()["checks"]}
+        assert found["fleet owner"]["status"] == "fail"
+        (tmp_path / "owner" / "owner.key").chmod(0o600)
+        found = {one["name"]: one for one in client.get("/doctor").json()["checks"]}
+        assert found["fleet owner"]["message"].startswith("holds the key of fleet plant")
+
+
+def test_a_set_that_nobody_knows_is_not_written_into_the_roster(
+    settings: Settings, run: Callable[..., Running], tmp_path: Path
+) -> None:
+    from accrue.sync.workspace import Workspace
+
+    Workspace.create(tmp_path / "owner", "plant").close()
+    with run(settings, fleet_owner=tmp_path / "owner").client("owner") as client:
+        for name in ("default", "../..", "#", "", "x" * 2000, "\0", "\ud800"):
+            for policy, expected in (("open", "Conflict"), ("curated", "NotFound")):
+                body = json.dumps({"set": name, "policy": policy, "offline": True})
+                headers = {"content-type": "application/json"}
+                answer = client.post("/fleet/owner/policy", content=body, headers=headers)
+                kind = "UsageError" if name == "\ud800" else expected
+                assert answer.json()["kind"] == kind, (name, policy)
+        assert client.get("/fleet/owner").json()["roster"] == 1
+
+
+@pytest.mark.slow
+def test_a_device_gets_its_new_key_is_cut_off_and_forgotten_and_all_of_it_undone(
+    world: World, desk: Running, photos: Photos
+) -> None:
+    world.join("dock-1", "dock-2")
+    world.device("dock-1", "class", "teach", "bolt", *photos[0][:2])
+    world.sync("dock-1", "dock-2")
+    with desk.client("owner") as client:
+        none = client.post("/fleet/owner/rotate", json={})
+        assert (none.status_code, none.json()["kind"]) == (404, "NotFound")
+        world.device("dock-1", "fleet", "rotate")
+        world.sync("dock-1")
+        gather(client)
+        asking = {
+            d["name"]: d["asks_for_key"] for d in client.get("/fleet/owner").json()["devices"]
+        }
+        assert asking == {"dock-1": True, "dock-2": False}
+        (step,) = client.post("/fleet/owner/rotate", json={"grace": 0}).json()["steps"]
+        assert step["verb"] == "rotate"
+        assert "the new key is in use" in world.sync("dock-1")["events"]
+
+        revoked = client.post("/fleet/owner/revoke", json={"device": "dock-1"}).json()
+        assert "does not accept user" in world.device("dock-1", "fleet", "sync", code=1).err
+        again = client.post("/fleet/owner/revoke", json={"device": "dock-1"})
+        assert (again.status_code, again.json()["kind"]) == (409, "Conflict")
+        forgot = client.post("/fleet/owner/forget-device", json={"device": "dock-1"}).json()
+        world.sync("dock-2")
+        assert world.classes("dock-2") == {}
+        states = {d["name"]: d["state"] for d in client.get("/fleet/owner").json()["devices"]}
+        assert states == {"dock-1": "forgotten", "dock-2": "stopped"}
+        for step in (forgot["steps"][0], revoked):
+            client.post("/fleet/owner/undo", json={"step": step["seq"]}).raise_for_status()
+        world.sync("dock-1", "dock-2")
+        assert world.classes("dock-2") == {"bolt": 2}
 
 
 def test_who_is_no_owner_of_the_device_sees_and_decides_nothing(

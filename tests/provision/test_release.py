@@ -137,6 +137,19 @@ def test_a_release_that_answers_not_ready_is_told_with_its_reason(
     assert "not healthy within 2 s: the encoder is not open" in said
 
 
+def test_without_a_trial_health_only_says_whether_the_service_is_well(
+    device: Device, server: ThreadingHTTPServer
+) -> None:
+    """What an image's own commit asks, as Mender's or RAUC's."""
+    before = device.status()
+    say_where(device, server)
+    assert "it is well" in device.do("health", "--wait", "20")
+    server.reason = "the encoder is not open"  # type: ignore[attr-defined]
+    code, said = device.refused("health", "--wait", "1")
+    assert (code, "the encoder is not open" in said) == (1, True)
+    assert device.status() == before
+
+
 def test_a_device_that_is_started_again_and_again_goes_back(device: Device) -> None:
     old, new = ids(device)
     device.do("activate", new, "--trial", "--no-wait")
@@ -420,9 +433,11 @@ def test_the_power_is_cut_at_random_moments_of_an_install(
             assert device.runs() == NEW
         else:
             found.append(settled(device))
-            device.do(*words)  # the second run
-            assert device.runs() == NEW
-        assert len(device.status()["installed"]) == (1 if before == "nothing" else 2)
+            assert OLD in [name.split("-")[0] for name in device.status()["installed"]]
+            if number % 5 == 0:
+                device.do(*words)  # the second run
+                assert device.runs() == NEW
+                assert len(device.status()["installed"]) == 2
         shutil.rmtree(device.root)
     assert before == "nothing" or OLD in found
 
@@ -448,6 +463,51 @@ def test_a_link_that_leads_nowhere_and_a_trial_that_cannot_be_read_are_put_right
     assert device.runs() in (OLD, NEW)
     assert device.status()["trial"] is None
     assert any(path.name.startswith("trial.unreadable.") for path in device.opt.iterdir())
+
+
+# --- the other slot of the root file system -------------------------------------------------------
+
+
+def test_a_slot_with_a_newer_release_and_the_fall_back_from_it_keep_what_was_taught(
+    payloads: dict[str, Path], space: str, tmp_path: Path
+) -> None:
+    """As Mender, RAUC and NVIDIA's own A/B do it: two root file systems, one /var/lib/accrue."""
+    slots = {}
+    for name in ("old", "new"):
+        slots[name] = Device(tmp_path / name)
+        shutil.copytree(payloads[name], slots[name].payloads / payloads[name].name)
+    shared = slots["old"].state
+    slots["new"].state.rmdir()
+    slots["new"].state.symlink_to(shared)
+
+    slots["old"].do("boot")
+    slots["old"].teach(7, version=4, space=space)
+    slots["new"].do("boot")  # the first start of the new slot
+    assert slots["new"].runs() == NEW
+    slots["new"].migrate(5, rows=1)
+    slots["old"].do("boot")  # the boot loader went back
+    assert slots["old"].runs() == OLD
+    assert slots["old"].taught() == (4, 7)
+    slots["new"].do("boot")  # and forward again
+    assert slots["new"].taught()[1] == 7
+
+
+def test_a_release_of_another_python_gives_way_to_the_one_that_the_system_brings(
+    device: Device, payloads: dict[str, Path]
+) -> None:
+    """After an upgrade of the distribution, or where two slots share /opt."""
+    for folder in (device.opt / "releases").iterdir():
+        release = json.loads((folder / "release.json").read_text())
+        (folder / "release.json").write_text(json.dumps({**release, "python": "3.9"}))
+    assert "was installed for Python 3.9" in device.status()["problems"][0]
+    code, said = device.refused("boot")
+    assert code == 3
+    assert "was installed for Python 3.9, and this system has 3." in said
+    shutil.rmtree(device.opt / "releases" / payloads["new"].name)
+    shutil.copytree(payloads["new"], device.payloads / payloads["new"].name)
+    device.do("boot")
+    assert device.runs() == NEW
+    assert device.taught() == (4, 7)
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -738,12 +738,16 @@ def settle(layout: Layout, service: Service) -> None:
         say(f"{layout.trial} cannot be read; kept as {aside.name}")
         layout.trial.replace(aside)
     now = layout.led_to(layout.current)
+    if now and (why := unusable(layout.release(now) or {})):
+        say(f"{now} {why}")
+        now = ""
     if not now:
         rest = [trial["from"], trial["to"]] if trial else []
         rest += [layout.led_to(layout.previous), *layout.installed()]
-        now = next((one for one in rest if one and layout.release(one)), "")
+        rest = [one for one in rest if one and not unusable(layout.release(one))]
+        now = next(iter(rest), "")
         if now:
-            say(f"{layout.current} leads nowhere; {now} is the current release again")
+            say(f"{now} is the current release again")
             point(layout.current, f"releases/{now}")
     if not now:
         install_carried(layout, service)
@@ -763,6 +767,17 @@ def settle(layout: Layout, service: Service) -> None:
     clean(layout)
 
 
+def unusable(release: dict[str, Any] | None) -> str:
+    """Why a release cannot run on this system, which may be another one than it was installed on:
+    after an upgrade of the distribution, or in the other slot. "" where it can."""
+    if release is None:
+        return "is not installed"
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if release["python"] != python:
+        return f"was installed for Python {release['python']}, and this system has {python}"
+    return ""
+
+
 def install_carried(layout: Layout, service: Service) -> None:
     """The first start of a device whose file system came with a payload."""
     found = sorted(layout.payloads.glob("*/payload.json")) if layout.payloads.is_dir() else []
@@ -775,6 +790,8 @@ def install_carried(layout: Layout, service: Service) -> None:
     for path in found:
         try:
             install(layout, service, path.parent, trial=False)
+            if layout.led_to(layout.current) != path.parent.name:
+                switch(layout, service, path.parent.name, trial=False)
             return
         except Problem as problem:
             if path == found[-1]:
@@ -813,38 +830,44 @@ def install(
     return False
 
 
-def health(layout: Layout, service: Service, wait_s: float) -> bool:
-    """Keeps the release on trial once the service answers, else goes back. Whoever else changes
-    releases is not kept out meanwhile: the service's start waits for `boot`.
-
-    Returns:
-        Whether the release that was on trial stays.
-    """
-    trial = layout.on_trial()
-    if trial is None:
-        say("no release is on trial")
-        return True
+def unwell(layout: Layout, service: Service, wait_s: float) -> str:
+    """ "" once the service has answered for a while that it is ready; else why it has not."""
     until, since, why = time.monotonic() + wait_s, None, "it was not asked"
-    healthy = False
-    while not healthy and time.monotonic() < until:
+    while time.monotonic() < until:
         time.sleep(0.5)
         why = service.ready(layout)
         if why:
             since = None
         elif since is None:
             since = time.monotonic()
-        else:
-            healthy = time.monotonic() - since >= HEALTHY_FOR_S
+        elif time.monotonic() - since >= HEALTHY_FOR_S:
+            return ""
+    reason = why or f"it answered, but not for {HEALTHY_FOR_S:.0f} s"
+    return f"not healthy within {wait_s:.0f} s: {reason}"
+
+
+def health(layout: Layout, service: Service, wait_s: float) -> bool:
+    """Keeps the release on trial once the service is well, else goes back. Without a trial it
+    changes nothing. Whoever else changes releases is not kept out meanwhile: the service's start
+    waits for `boot`.
+
+    Returns:
+        Whether the release that was current, on trial or not, is well and stays.
+    """
+    trial = layout.on_trial()
+    why = unwell(layout, service, wait_s)
+    if trial is None:
+        say(why or "it is well; no release is on trial")
+        return not why
     with layout.lock(wait=True):
         now = layout.on_trial()
         if now is None or now["to"] != trial["to"]:  # another call of this verb was first
             return layout.led_to(layout.current) == str(trial["to"])
-        if healthy:
-            commit(layout)
+        if why:
+            roll_back(layout, service, why)
         else:
-            reason = why or f"it answered, but not for {HEALTHY_FOR_S:.0f} s"
-            roll_back(layout, service, f"not healthy within {wait_s:.0f} s: {reason}")
-        return healthy
+            commit(layout)
+        return not why
 
 
 def remove(layout: Layout, service: Service) -> None:
@@ -871,14 +894,10 @@ def status(layout: Layout) -> dict[str, Any]:
     current = layout.led_to(layout.current)
     release = layout.release(current) or {}
     problems = []
-    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if not current:
         problems.append("no release is current; accrue-release boot")
-    elif release["python"] != python:
-        problems.append(
-            f"{current} was installed for Python {release['python']}, this system has {python}; "
-            "install a package that was made for it"
-        )
+    elif why := unusable(release):
+        problems.append(f"{current} {why}; install a package that was made for it")
     return {
         "current": current or None,
         "version": release.get("version"),
@@ -910,7 +929,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--wait",
             type=float,
-            default=HEALTH_S,
+            default=float(os.environ.get("ACCRUE_RELEASE_WAIT", HEALTH_S)),
             metavar="SECONDS",
             help=f"Until it has to be healthy; default {HEALTH_S:.0f}.",
         )
@@ -932,7 +951,7 @@ def parser() -> argparse.ArgumentParser:
     verb("rollback", "Go back to the release before.")
     verb("status", "What is installed, current and on trial.")
     verb("boot", "Before the service: finish or undo what a cut left; install what was carried.")
-    wait(verb("health", "After the service: keep the release on trial, or go back."))
+    wait(verb("health", "Whether the service is well; keeps a release on trial, or goes back."))
     verb("remove", "Remove all releases; what was taught stays.")
     return top
 

@@ -130,6 +130,7 @@ systemctl --quiet disable @units@ || true
 _POSTRM = """#!/bin/sh
 set -e
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
+case "$1" in remove | purge) rm -f /etc/issue.d/50-accrue.issue ;; *) exit 0 ;; esac
 [ "$1" = purge ] || exit 0
 rmdir --ignore-fail-on-non-empty /etc/accrue/credentials /etc/accrue 2>/dev/null || true
 if [ -d /var/lib/accrue ]; then

@@ -24,8 +24,9 @@ import typer
 
 from accrue.cli.classes import Json
 from accrue.cli.output import count, emit, note, progress, say
-from accrue.cli.owner_session import BROKER_FOLDER
+from accrue.cli.owner_session import actor
 from accrue.errors import Conflict, UsageError
+from accrue.service.governance import BROKER_FOLDER
 from accrue.store.failures import translated
 from accrue.sync.broker import BrokerFolder, new_password
 from accrue.sync.enrol import Applicant, Enrolment, make_ticket
@@ -99,7 +100,7 @@ def command(
             "the devices are given by --count or by --list",
             hint="for example: --count 20 --prefix dock",
         )
-    with Workspace.open(fleet) as workspace, progress() as update:
+    with Workspace.open(fleet, actor=actor()) as workspace, progress() as update:
         taken = {member.name for member in workspace.roster().devices.values()}
         wanted = numbered(prefix, number, taken) if number else read_names(names, taken)
         batch = issue(workspace, wanted, out, update=update)

@@ -86,10 +86,10 @@ def epoch() -> int:
 
 def target_of(board: Board, system: System) -> Target:
     """For which wheels are fetched."""
-    if system.jetpack:
-        lock = "jetpack6" if system.cuda.startswith("12.") else "jetpack7"
+    if system.cuda.startswith("12."):
+        lock = "jetpack6"
     else:
-        lock = "rtx" if board.identity.gpu else "console"
+        lock = "cuda13" if board.identity.gpu else "console"
     return Target(board.architecture, system.python, system.glibc, lock, system.numpy)
 
 

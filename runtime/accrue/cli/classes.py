@@ -264,6 +264,10 @@ def teach(
                     note(f"accrue: next time: {HINTS[clip.hint]}")
             if as_lines:
                 emit(clips[-1], indent=None)
+        if (taught or by_name) and box.show(label)[0].disabled:
+            note(
+                f'accrue: {label} is disabled: learned, not answered; accrue class enable "{label}"'
+            )
         if taught and not as_lines:
             about = next((found for found in box.quality() if found.name == label), None)
     if as_json:

@@ -187,6 +187,15 @@ def _heat(board: Board | None, vitals: Vitals) -> Iterator[Check]:
             found=f"{celsius:.0f}",
             expected=f"<{limit}" if limit else "",
         )
+    zones = board.sensors.zones if board else ()
+    if zones and not set(zones) & {zone for zone, _ in vitals.celsius}:
+        yield Check(
+            "temperature",
+            WARN,
+            f"none of its thermal zones can be read; expected {', '.join(zones)}",
+            "is /sys hidden from this container?",
+            expected=", ".join(zones),
+        )
     if vitals.throttling:
         yield Check(
             "temperature",

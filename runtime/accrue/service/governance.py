@@ -35,6 +35,7 @@ from accrue.service.standing import (
     StepTaken,
     Trial,
 )
+from accrue.store.names import shown
 from accrue.sync import curation, reload
 from accrue.sync.broker import BrokerFolder
 from accrue.sync.clock import COUNTER_BITS, stamp_ms
@@ -274,6 +275,12 @@ class Governance:
             for scope in scopes:
                 check(etag(workspace, scope))
             if policy == OPEN:
+                if workspace.roster().policy(class_set) == OPEN:
+                    raise Conflict(
+                        f"class set {shown(class_set)} is open already",
+                        hint="those that are there: accrue-fleet status",
+                        found=class_set,
+                    )
                 return [_step(workspace.set_policy(class_set, "open"))]
             return [_step(one) for one in curation.curate(workspace, class_set, scopes)]
 
@@ -296,6 +303,7 @@ class Governance:
             for scope in workspace.scopes():
                 if workspace.roster().policy(scope.class_set) == CURATED:
                     found += curation.propose(workspace, scope)
+            _standing(workspace)  # which is looked at next, and takes long in a large fleet
             return Gathered(_proposed(workspace, found), visit.refused, visit.missing)
 
     def approve(self, proposals: Sequence[int], remark: str = "") -> list[StepTaken]:
@@ -529,24 +537,7 @@ def _standing(workspace: Workspace) -> Standing:
         workspace.visited_at,
         workspace.untold,
         _devices(workspace),
-        [_remembered_set(workspace, scope) for scope in workspace.scopes()],
-    )
-
-
-def _remembered_set(workspace: Workspace, scope: Scope) -> FleetSet:
-    key = _follows_from(workspace, scope)
-    found: FleetSet | None = _REMEMBERED.get(key)
-    return found or _REMEMBERED.put(key, _set(workspace, scope))
-
-
-def _follows_from(workspace: Workspace, scope: Scope) -> tuple[Hashable, ...]:
-    """All that what is told of a set follows from."""
-    return (
-        workspace.public,
-        scope,
-        workspace.ledger(scope).stamp(),
-        workspace.roster().version,
-        etag(workspace, scope),
+        [_set(workspace, scope) for scope in workspace.scopes()],
     )
 
 
@@ -585,21 +576,33 @@ def _asks_for_key(member: Member, said: Report) -> bool:
 def _set(workspace: Workspace, scope: Scope) -> FleetSet:
     head = workspace.head(scope)
     policy = workspace.roster().policy(scope.class_set)
-    held = workspace.ledger(scope).summary()
-    curated = policy == CURATED
-    waiting = curation.waiting(workspace, scope) if curated else {"drafts": 0, "decided": 0}
+    said = workspace.public, scope, workspace.ledger(scope).stamp(), workspace.roster().version
+    held: tuple[str, int, int] | None = _REMEMBERED.get(said)
+    if held is None:
+        summary = workspace.ledger(scope).summary()
+        held = _REMEMBERED.put(said, (summary.digest, len(summary.classes), summary.shots))
+    digest, classes, shots = held
+    waiting, decided = 0, 0
+    if policy == CURATED:
+        key = *said, head.version if head else 0
+        drafts: frozenset[tuple[str, str, int]] | None = _REMEMBERED.get(key)
+        if drafts is None:
+            drafts = _REMEMBERED.put(key, curation.drafts(workspace, scope))
+        proposals = curation.undecided_and_decided(workspace, scope)[1]
+        seen = {(device, p.class_id, n) for p in proposals for device, n in p.entries}
+        waiting, decided = len(drafts - seen), len(proposals)
     return FleetSet(
         scope.class_set,
         scope.space,
         scope.dim,
         policy,
-        held.digest,
-        len(held.classes),
-        held.shots,
+        digest,
+        classes,
+        shots,
         head.stable.number if head and head.stable else None,
         Trial(head.canary.percent, head.canary.version.number) if head and head.canary else None,
-        waiting["drafts"],
-        waiting["decided"],
+        waiting,
+        decided,
         etag(workspace, scope),
     )
 

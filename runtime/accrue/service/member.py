@@ -37,11 +37,16 @@ class Member:
         self._over, self._pause, self._parked = (threading.Event() for _ in range(3))
         self._view: dict[str, Any] | None = None
         self._answer: tuple[str | None, str] | None = None
+        self._synced_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
         self._thread.start()
 
     def view(self) -> dict[str, Any] | None:
-        """How the device stands in its fleet; None where it is in none."""
+        """How the device stands in its fleet; None where it is in none.
+
+        As `accrue fleet status`, and `synced_at`: when all was exchanged last, in unix seconds;
+        `drafted`: ids of the classes that wait for the owner.
+        """
         return self._view
 
     def answer(self, label: str | None, verdict: str) -> None:
@@ -115,6 +120,9 @@ class Member:
                     if time.monotonic() - looked >= LOOK_S:
                         looked = time.monotonic()
                         self._view = _view(fleet, following)
+                        if self._view["connected"] and self._view["settled"]:
+                            self._synced_at = time.time()
+                        self._view["synced_at"] = self._synced_at
         return True
 
 
@@ -136,5 +144,6 @@ def _view(fleet: Fleet, following: Following) -> dict[str, Any]:
         "settled": following.is_settled,
         "sent": following.exchange.figures.sent,
         "received": following.exchange.figures.applied,
+        "drafted": sorted(following.ledger.drafts()),
         "problems": problems,
     }

@@ -128,18 +128,16 @@ def support_file(
         key.name: Origin(getattr(settings, key.name), "") for key in fields(Settings)
     }
     device = describe(root)
-    parts: dict[str, Callable[[], str]] = {
+    parts: dict[str, Callable[[], Any]] = {  # a text, or what becomes JSON
         "README.txt": lambda: ABOUT.format(
             version=__version__, day=time.strftime("%Y-%m-%d"), gone=GONE
         ),
         "doctor.txt": lambda: "\n".join(page(checks)) + "\n",
-        "doctor.json": lambda: _json([asdict(check) for check in checks]),
-        "device.json": lambda: _json(device.document()),
+        "doctor.json": lambda: [asdict(check) for check in checks],
+        "device.json": device.document,
         "board.json": lambda: _board(settings, device),
-        "vitals.json": lambda: _json(
-            asdict(read_vitals(which(settings.board, device).board, root))
-        ),
-        "settings.json": lambda: _json(_plain(origins)),
+        "vitals.json": lambda: asdict(read_vitals(which(settings.board, device).board, root)),
+        "settings.json": lambda: _plain(origins),
         "packages.txt": _packages,
         "system.txt": lambda: _system(root),
         "files.txt": lambda: "\n".join(_files(settings.state)) + "\n",
@@ -153,10 +151,11 @@ def support_file(
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, make in parts.items():
             try:
-                text = make()
+                made = make()
+                text = scrub(made) if isinstance(made, str) else _json(made, scrub)
             except (AccrueError, OSError, ValueError) as error:  # one part never costs the others
-                text = f"not there: {error}\n"
-            archive.writestr(name, scrub(text))
+                text = scrub(f"not there: {error}\n")
+            archive.writestr(name, text)
     return buffer.getvalue()
 
 
@@ -209,20 +208,27 @@ def _plain(origins: Mapping[str, Origin]) -> dict[str, Any]:
     }
 
 
-def _board(settings: Settings, device: Any) -> str:
+def _board(settings: Settings, device: Any) -> dict[str, Any]:
     found = which(settings.board, device)
     facts = {"matched": found.matched, "differing": found.differing}
-    return _json(
-        {
-            "board": found.board.name if found.board else None,
-            "by": found.by,
-            **{name: [asdict(fact) for fact in some] for name, some in facts.items()},
-        }
-    )
+    return {
+        "board": found.board.name if found.board else None,
+        "by": found.by,
+        **{name: [asdict(fact) for fact in some] for name, some in facts.items()},
+    }
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+def _json(value: Any, scrub: Callable[[str], str]) -> str:
+    """With each text scrubbed by itself, so that it stays JSON."""
+
+    def clean(one: Any) -> Any:
+        if isinstance(one, dict):
+            return {name: clean(value) for name, value in one.items()}
+        if isinstance(one, list | tuple):
+            return [clean(each) for each in one]
+        return scrub(one) if isinstance(one, str) else one
+
+    return json.dumps(clean(value), indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def _packages() -> str:

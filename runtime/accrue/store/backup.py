@@ -355,7 +355,7 @@ def _check_database(path: Path, info: BackupInfo, file: Path) -> None:
     except StoreError as error:
         raise _refused(file, f"its database does not open ({error.message})") from error
     if problems:
-        raise _refused(file, f"its database is damaged ({' '.join(problems[0].split())})")
+        raise _refused(file, f"its database is damaged ({' '.join(problems[0].split())[:200]})")
     if row != (info.space_id, info.dim, info.class_set):
         raise _refused(file, "its header and its database are not of one state")
 

@@ -268,18 +268,10 @@ def without_forgotten(workspace: Workspace) -> list[Step]:
     return steps
 
 
-def waiting(workspace: Workspace, scope: Scope) -> dict[str, int]:
-    """How many drafts nobody has looked at, and how many proposals wait to be published."""
-    base = basis(workspace, scope)
-    decided = approved_and_denied(workspace.proposals(scope), base.considered)
-    seen = {(d, p.class_id, r) for p in decided for d, r in p.entries}
-    drafts = _drafts(workspace, scope, base)
-    return {
-        "drafts": sum(
-            (d, c, one.contribution.revision) not in seen for (d, c), one in drafts.items()
-        ),
-        "decided": len(decided),
-    }
+def drafts(workspace: Workspace, scope: Scope) -> frozenset[tuple[str, str, int]]:
+    """What no manifest has considered yet: (device, class id, revision) of each."""
+    found = _drafts(workspace, scope, basis(workspace, scope))
+    return frozenset((d, c, one.contribution.revision) for (d, c), one in found.items())
 
 
 def compare(workspace: Workspace, scope: Scope, first: int | None, last: int | None) -> Difference:

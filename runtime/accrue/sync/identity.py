@@ -358,7 +358,7 @@ class Membership:
             if not FLEET_ID.fullmatch(fleet):
                 raise ValueError("no fleet id")
             return cls(fleet, hex_key(found["owner"], "owner"), str(found["name"]), broker)
-        except (KeyError, TypeError, ValueError, OSError, FormatError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, OSError, FormatError) as error:
             raise FormatError(
                 f"{path} is no fleet membership: {error}",
                 hint="join again: accrue fleet join CODE --broker HOST",

@@ -34,7 +34,7 @@ GROUPS_SHOWN = 20
 STANDING = {  # of a fleet that cannot be followed yet
     **{"fleet": "", "name": "", "connected": False, "settled": False, "revoked": False},
     **{"devices": 0, "unsent": 0, "drafts": 0, "new_key": "", "problems": []},
-    "installed": {},
+    **{"installed": {}, "drafted": [], "synced_at": None},
 }
 INSTALLED = {"number": 0, "wanted": 0, "refused": "", "accuracy": None, "before": None}
 _COMMANDS = {

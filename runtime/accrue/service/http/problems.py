@@ -110,7 +110,7 @@ def problem(error: AccrueError) -> Response:
         headers["www-authenticate"] = 'Bearer realm="accrue"'
     if about["status"] in (429, 503):
         headers["retry-after"] = "1"
-    body = json.dumps(about, ensure_ascii=False, default=str).encode()
+    body = json.dumps(about, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
     return Response(body, about["status"], headers, MEDIA)
 
 

@@ -125,6 +125,8 @@ def _read_one(kind: Any, value: Any, name: str) -> Any:
     if kind is str:
         if not isinstance(value, str):
             raise refuse("a text")
+        if any("\ud800" <= character <= "\udfff" for character in value):  # JSON may escape halves
+            raise UsageError(f"{name} has half a character", expected="whole characters")
         return value
     if origin is Literal:
         if value not in get_args(kind):
