@@ -67,7 +67,7 @@ def applied(folder: Path, tegra: FakeTegra, plan: Plan, *words: str) -> None:
     given = ["--l4t", str(tegra.folder), "--password-file", str(folder / "password"), "--yes"]
     assert flash.main([*given, *words], made) == 0
     members = flash.members_of(made / flash.TAR)
-    assert flash.staged_problems(tegra.rootfs, members, "operator") == []
+    assert flash.staged_problems(tegra.rootfs, members, "keeper") == []
 
 
 def prepared(folder: Path) -> tuple[Path, bytes]:

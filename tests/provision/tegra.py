@@ -72,6 +72,7 @@ class FakeTegra:
         self.script(f"rootfs/usr/bin/python{python}", "#!/bin/sh\n")
         self.script("rootfs/usr/sbin/sshd", "#!/bin/sh\n")
         self.file("rootfs/etc/passwd", "root:x:0:0::/root:/bin/bash\nvideo:x:44:44::/:/bin/false\n")
+        self.file("rootfs/etc/group", "root:x:0:\noperator:x:37:\nvideo:x:44:\n")
         self.file("rootfs/etc/shadow", DEFAULT_SHADOW)
         (self.rootfs / "etc/shadow").chmod(0o640)
         (self.rootfs / "home").mkdir()

@@ -422,7 +422,7 @@ def test_a_public_key_lets_the_first_user_in(
 ) -> None:
     (tmp_path / "id.pub").write_text("ssh-ed25519 AAAA ada\n")
     assert apply("--ssh-key", tmp_path / "id.pub")[0] == 0
-    keys = tegra.rootfs / "home/operator/.ssh/authorized_keys"
+    keys = tegra.rootfs / "home/keeper/.ssh/authorized_keys"
     assert keys.read_text() == "ssh-ed25519 AAAA ada\n"
     assert stat.S_IMODE(keys.stat().st_mode) == 0o600
     assert keys.stat().st_uid == 1000
@@ -525,6 +525,7 @@ BAD_TREES: list[tuple[Callable[[FakeTegra], object], Sequence[str], int, str]] =
     (lambda _: None, ("--storage", "emmc"), 5, "known: nvme, sd, usb"),
     (lambda _: None, ("--hostname", "My Box"), 2, "'My Box' is no host name"),
     (lambda _: None, ("--user", "root"), 2, "'root' cannot be the first user"),
+    (lambda _: None, ("--user", "operator"), 2, "the system has a group of that name"),
     (lambda _: None, ("--user", "video"), 2, "the system has it with number 44"),
     (lambda _: None, ("--massflash", "2", "--sku", "0001"), 5, "has SKU 0003 or 0005"),
     (lambda _: None, ("--enrolment", "/dev/null"), 2, "this is no enrolment of a device"),
@@ -656,15 +657,15 @@ def test_killed_at_any_moment_the_next_run_completes_it(
         killed += process.wait() < 0
         process.stderr.close()
         shadow = tegra.rootfs / "etc/shadow"
-        if "operator:x:" in (tegra.rootfs / "etc/passwd").read_text() and (
-            "operator:" not in shadow.read_text()
+        if "keeper:x:" in (tegra.rootfs / "etc/passwd").read_text() and (
+            "keeper:" not in shadow.read_text()
         ):  # within NVIDIA's script: its tree has to be unpacked anew
-            shadow.write_text(DEFAULT_SHADOW + "operator:!:19000::::::\n")
+            shadow.write_text(DEFAULT_SHADOW + "keeper:!:19000::::::\n")
     assert killed
     code, _, err = apply("--enrolment", file)
     assert code == 0, err
     members = flash.members_of(made / "rootfs.tar.gz")
-    assert flash.staged_problems(tegra.rootfs, members, "operator") == []
+    assert flash.staged_problems(tegra.rootfs, members, "keeper") == []
     assert not list(tegra.rootfs.rglob("*.accrue-new"))
 
 
@@ -690,14 +691,14 @@ def test_killed_at_any_moment_the_next_run_completes_it(
             "default.target leads to /lib/nowhere.target, which is not there",
         ),
         (
-            lambda r: (r / "etc/shadow").write_text(f"operator:{flash.hash_of('nvidia')}:1\n"),
-            "the password of operator is one that everybody tries",
+            lambda r: (r / "etc/shadow").write_text(f"keeper:{flash.hash_of('nvidia')}:1\n"),
+            "the password of keeper is one that everybody tries",
         ),
         (
-            lambda r: (r / "etc/shadow").write_text("operator::1\n"),
-            "operator can log in without a password",
+            lambda r: (r / "etc/shadow").write_text("keeper::1\n"),
+            "keeper can log in without a password",
         ),
-        (lambda r: (r / "etc/shadow").write_text("operator:!:1\n"), "operator has no password"),
+        (lambda r: (r / "etc/shadow").write_text("keeper:!:1\n"), "keeper has no password"),
         (lambda r: (r / "etc/accrue/credentials").chmod(0o755), "expected mode 0700"),
         (lambda r: (r / "etc/accrue/credentials/x").touch(0o644), "expected mode 0600"),
         (
@@ -715,9 +716,9 @@ def test_a_tree_that_would_make_a_bad_image_is_named(
 ) -> None:
     assert apply()[0] == 0
     members = flash.members_of(made / "rootfs.tar.gz")
-    assert flash.staged_problems(tegra.rootfs, members, "operator") == []
+    assert flash.staged_problems(tegra.rootfs, members, "keeper") == []
     spoil(tegra.rootfs)
-    (found, *_) = flash.staged_problems(tegra.rootfs, members, "operator")
+    (found, *_) = flash.staged_problems(tegra.rootfs, members, "keeper")
     assert said in found
 
 

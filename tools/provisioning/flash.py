@@ -523,7 +523,14 @@ def plan(overlay: Overlay, tree: Tree, wanted: Wanted) -> Plan:
         raise Problem(
             f"{wanted.user!r} cannot be the first user"
             + (f": the system has it with number {taken}" if taken is not None else ""),
-            "for example --user operator",
+            "for example --user keeper",
+            code=USAGE,
+        )
+    groups = {line.partition(":")[0] for line in _lines(tree.rootfs / "etc/group")}
+    if taken is None and wanted.user in groups:  # as `operator` in every Debian
+        raise Problem(
+            f"{wanted.user!r} cannot be the first user: the system has a group of that name",
+            "for example --user keeper",
             code=USAGE,
         )
     if len(wanted.password) < 8 or wanted.password.lower() in (*GUESSED, wanted.user):
@@ -990,7 +997,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--storage", choices=("nvme", "sd", "usb", "emmc"), default="nvme")
     top.add_argument("--super", action="store_true", help="With the higher power modes.")
     top.add_argument("--hostname", metavar="NAME", help="Else that of the enrolment, or `accrue`.")
-    top.add_argument("--user", default="operator", metavar="NAME", help="First user: `operator`.")
+    top.add_argument("--user", default="keeper", metavar="NAME", help="First user: `keeper`.")
     top.add_argument("--password-file", type=Path, metavar="FILE", help="Its password; else asked.")
     top.add_argument("--ssh-key", type=Path, metavar="FILE", help="Public keys that may log in.")
     top.add_argument("--enrolment", type=Path, metavar="FILE", help="Identity of this one device.")

@@ -170,7 +170,7 @@ def connected(host: str, port: int, key: Path | None, known_hosts: Path | None
 ) -> Iterator[Connection]:  # fmt: skip
     """Raises UsageError for what is no host, NotFound where this machine has no ssh."""
     if not _HOST.fullmatch(host) or host.startswith("-"):
-        raise UsageError(f"{host[:80]!r} is no host", hint="for example: operator@10.0.0.7")
+        raise UsageError(f"{host[:80]!r} is no host", hint="for example: keeper@10.0.0.7")
     if shutil.which("ssh") is None:
         raise NotFound("ssh is missing here", hint="sudo apt-get install openssh-client")
     with tempfile.TemporaryDirectory(prefix="accrue-ssh-") as folder:
