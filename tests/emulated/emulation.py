@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("ACCRUE_ENVIRONMENTS", REPOSITORY)) / ".venv-emulated"
 SUITE, INCLUDED = "bookworm", ("python3", "systemd")
 NAMESPACE = Path(__file__).with_name("namespace.py")
-LIMIT_S = 280.0
+LIMIT_S = 600.0
 # qemu 7.2 loses a signal once in a while, and a shell that waits for its child then waits for ever
 # (seen here in sigsuspend). To what runs in there it is a power cut: the command is given again.
 TRIES = 2

@@ -302,6 +302,34 @@ def test_too_little_room_is_said_before_anything_is_written(
     assert not (device.opt / "releases").exists()
 
 
+@pytest.mark.parametrize("size", ["4k", "40k", "100k"])  # in the environment, the bundle ...
+def test_a_disk_that_gets_full_in_the_midst_leaves_nothing_half_installed(
+    device: Device, tiny_bundle: Path, tmp_path: Path, size: str
+) -> None:
+    """On a real small file system, in a mount namespace of its own."""
+    other = carried(tmp_path / "other", tiny_bundle, "4.0", installed_bytes=0)[0]
+    releases, left = device.opt / "releases", tmp_path / "left.txt"
+    script = (
+        f"mount -t tmpfs -o size={size} tmpfs {releases} && "
+        f'{{ "$@"; code=$?; ls -A {releases} >{left}; exit $code; }}'
+    )
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mounts in a user namespace here (sysctl kernel.unprivileged_userns_clone)")
+    done = subprocess.run(
+        [*words, *device.command("install", str(other), "--trial")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no space left on the disk" in done.stderr.lower(), done.stderr
+    assert "nothing was changed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left.read_text() == ""
+    assert device.runs() == OLD
+
+
 def test_a_second_run_at_the_same_time_is_told_to_wait(
     device: Device, payloads: dict[str, Path]
 ) -> None:

@@ -614,8 +614,11 @@ def build(layout: Layout, payload: Payload) -> None:
 
 def _of_disk(error: OSError, payload: Payload) -> Problem:
     where = f" at {error.filename}" if error.filename else ""
+    what = error.strerror or str(error)[:200]
+    if "No space left on device" in str(error):  # shutil.Error holds a list of such
+        what, where = "no space left on the disk", ""
     return Problem(
-        f"cannot install {payload.id}: {error.strerror or error}{where}; nothing was changed",
+        f"cannot install {payload.id}: {what}{where}; nothing was changed",
         "make room, then again",
     )
 
