@@ -19,6 +19,7 @@ from release_world import pip_wheel, tiny_wheel
 from accrue.board import Board
 from accrue.bundle import default_bundle_path
 from conftest import Wheels
+from provisioning.archive import write_tar
 from provisioning.debian import build_package
 from provisioning.payload import Plan, stage, target_of
 from provisioning.wheelhouse import look
@@ -137,13 +138,15 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str
 
 
 def test_an_overlay_installs_itself_at_the_first_start_and_a_cut_leaves_the_old_or_the_new(
-    arm64: Root, trees: dict[str, tuple[Path, str]]
+    arm64: Root, trees: dict[str, tuple[Path, str]], tmp_path: Path
 ) -> None:
     """SIGKILL of everything at random moments of the first start, and of an update."""
     shutil.rmtree(arm64.path / "opt/accrue", ignore_errors=True)
     shutil.rmtree(arm64.path / "usr/lib/accrue", ignore_errors=True)
     for tree, _ in trees.values():
-        shutil.copytree(tree, arm64.path, symlinks=True, dirs_exist_ok=True, copy_function=_over)
+        overlay = tmp_path / "overlay.tar.gz"
+        write_tar(tree, overlay)
+        subprocess.run(["tar", "-xzpf", overlay, "-C", arm64.path, "--numeric-owner"], check=True)
     arm64.do("systemd-sysusers", "accrue.conf")
     (new,) = (folder for version, (_, folder) in trees.items() if version == "2.0")
     aside = arm64.path / "srv/new"
@@ -179,8 +182,3 @@ def test_an_overlay_installs_itself_at_the_first_start_and_a_cut_leaves_the_old_
         assert arm64.do(program, "--version").strip() == found["version"]
         seen.add(found["version"])
     assert "1.0" in seen
-
-
-def _over(source: str, target: str) -> None:
-    Path(target).unlink(missing_ok=True)
-    shutil.copy2(source, target, follow_symlinks=False)
