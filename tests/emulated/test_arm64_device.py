@@ -181,4 +181,5 @@ def test_an_overlay_installs_itself_at_the_first_start_and_a_cut_leaves_the_old_
         program = "/opt/accrue/current/venv/bin/accrue"
         assert arm64.do(program, "--version").strip() == found["version"]
         seen.add(found["version"])
+        print(f"cut {number + 1} of {CUTS}, in {' '.join(words)}: runs {found['version']}")
     assert "1.0" in seen
