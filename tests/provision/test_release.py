@@ -442,7 +442,7 @@ def test_a_cut_at_any_step_of_the_start_after_a_cut_changes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1200 + 20 * CUTS)
 @pytest.mark.parametrize("before", ["nothing", "old"])
 def test_the_power_is_cut_at_random_moments_of_an_install(
     payloads: dict[str, Path], space: str, tmp_path: Path, before: str
