@@ -709,3 +709,23 @@ def test_doctor_writes_a_file_for_support_and_overwrites_none(accrue: Any, tmp_p
     assert file.read_bytes() == before
     call = accrue("doctor")
     assert call.out.splitlines()[-1].endswith("0 at fault")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["class", "show", "--json"], "Missing argument 'NAME'."),
+        (["class", "sho", "--json"], "No such command 'sho'."),
+        (["history", "--limit", "x", "--json"], "Invalid value for"),
+        (["predict", "--jsonl", "--nonsense"], "No such option: --nonsense"),
+    ],
+)
+def test_words_that_do_not_parse_are_json_where_json_was_asked_for(
+    accrue: Any, words: list[str], says: str
+) -> None:
+    call = accrue(*words)
+    assert call.code == 2
+    assert says in call.err
+    error = call.json["error"]
+    assert (error["kind"], error["hint"]) == ("UsageError", "see `accrue --help`")
+    assert says in error["message"]

@@ -6,6 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty import built
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What makes disks fail and clocks jump, in processes of its own."""
+    found = built(tmp_path_factory.mktemp("faulty"))
+    if found is None:
+        pytest.skip(
+            "no C compiler here, which makes disks fail and clocks jump: "
+            "apt-get install gcc libc6-dev"
+        )
+    return found
 
 
 @pytest.fixture

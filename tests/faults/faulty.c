@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
-#include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 /* errno to fail with, or 0. `other`: second path of a rename or link. */
@@ -27,6 +27,21 @@ void faulty_arm(const char *folder, hook_t with)
 {
     snprintf(below, sizeof below, "%s", folder);
     hook = with;
+}
+
+/* Sets the clock of the wall, of this process alone, by so many seconds against the true one. */
+static long shift;
+void faulty_clock(long seconds) { shift = seconds; }
+
+int clock_gettime(clockid_t clock, struct timespec *to)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real)
+        real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int found = real(clock, to);
+    if (clock == CLOCK_REALTIME)
+        to->tv_sec += shift;
+    return found;
 }
 
 static int ask(const char *call, const char *path, const char *other, const void *bytes, long offset,

@@ -9,17 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty import built, preloaded
+from faulty import preloaded
 
 CHILD = Path(__file__).with_name("fault_child.py")
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = built(tmp_path_factory.mktemp("faulty"))
-    if found is None:
-        pytest.skip("no C compiler here, which makes the failing disk: apt-get install gcc")
-    return found
 
 
 def found(library: Path, folder: Path, what: str, start: int = 0, stride: int = 1) -> Any:

@@ -29,7 +29,7 @@ KNOWN: dict[str, set[str]] = {
         "table",
     },
     "store/schema.py": {"number + 1", "statement"},
-    "store/store.py": {"column", "keys", "marks", "primary", "table", "values", "where"},
+    "store/store.py": {"blob", "column", "keys", "marks", "primary", "table", "values", "where"},
     "sync/tables.py": {"column", "columns", "only", "table", "where"},
     "sync/workspace.py": {"_STEP", "len(_MIGRATIONS)", "statement"},
 }

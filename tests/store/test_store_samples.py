@@ -22,7 +22,7 @@ def sample(request) -> Path:
 
 
 def test_there_is_a_sample_of_the_present_version():
-    assert [path.name for path in VERSIONS] == ["v1", "v2", "v3", "v4"]
+    assert [path.name for path in VERSIONS] == ["v1", "v2", "v3", "v4", "v5"]
 
 
 @pytest.mark.parametrize("way", ["database", "backup"])

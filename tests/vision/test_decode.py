@@ -301,6 +301,26 @@ def test_the_smaller_decoding_keeps_orientation_and_colour() -> None:
     assert np.abs(found.astype(int) - (200, 30, 30)).max() < 6
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg", "tiff_adobe_deflate"])
+def test_libtiff_prints_nothing_about_broken_pixels(
+    photo: Callable[..., np.ndarray], capfd: pytest.CaptureFixture[str], compression: str
+) -> None:
+    """It wrote to stderr by itself, under names of its own; only our line may appear."""
+    good = encoded(Image.fromarray(photo(4, (40, 32))), "TIFF", compression=compression)
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(60):
+        content = bytearray(good)
+        for at in rng.integers(8, len(content), 6):
+            content[at] = rng.integers(0, 256)
+        try:
+            decode(bytes(content))
+        except ImageError:
+            refused += 1
+    assert refused > 5
+    assert capfd.readouterr() == ("", "")
+
+
 def test_damaged_tiff_metadata_is_not_logged(
     photo: Callable[..., np.ndarray], capfd: pytest.CaptureFixture[str]
 ) -> None:

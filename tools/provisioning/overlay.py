@@ -128,7 +128,7 @@ def enable(root: Path) -> None:
             (folder / unit).symlink_to(f"/usr/lib/systemd/system/{unit}")
     for folder in (root / "etc", *(root / "etc").rglob("*")):
         if folder.is_dir() and not folder.is_symlink():
-            os.chmod(folder, 0o755)  # noqa: PTH101
+            os.chmod(folder, 0o755)  # noqa: PTH101  # nosec B103 - folders of etc
 
 
 def command(

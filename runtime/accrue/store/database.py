@@ -13,6 +13,7 @@ from pathlib import Path
 from accrue.errors import NotFound, StoreError
 from accrue.store.failures import read_only, translated
 from accrue.store.files import STEPS
+from accrue.store.schema import add_functions
 
 FILE_NAME = "state.db"
 BUSY_SECONDS = 5.0
@@ -93,13 +94,15 @@ class Database:
         return connection
 
     def _connect(self, options: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?{options}",
             uri=True,
             timeout=BUSY_SECONDS,
             isolation_level=None,
             check_same_thread=False,
         )
+        add_functions(connection)
+        return connection
 
     @contextmanager
     def atomic(self) -> Iterator[sqlite3.Connection]:

@@ -7,6 +7,7 @@ the rest of a transaction. docs/reference/store.md explains every table.
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -141,7 +142,38 @@ _VERSION_4: Migration = (
     "ALTER TABLE class ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1))",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5: Migration = (  # a CRC-32 beside every blob of rows, kept by triggers whoever writes it
+    *(
+        statement
+        for table, blob in (("shot", "rows"), ("refusal", "rows"), ("class", "text"))
+        for statement in (
+            f"ALTER TABLE {table} ADD COLUMN crc INTEGER",
+            f"UPDATE {table} SET crc = accrue_crc32({blob})",
+            f"""CREATE TRIGGER {table}_crc_of_new AFTER INSERT ON {table} BEGIN
+                UPDATE {table} SET crc = accrue_crc32(new.{blob}) WHERE id = new.id; END""",
+            f"""CREATE TRIGGER {table}_crc_of_changed AFTER UPDATE OF {blob} ON {table} BEGIN
+                UPDATE {table} SET crc = accrue_crc32(new.{blob}) WHERE id = new.id; END""",
+        )
+    ),
+)
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _VERSION_1,
+    _VERSION_2,
+    _VERSION_3,
+    _VERSION_4,
+    _VERSION_5,
+)
+
+
+def add_functions(connection: sqlite3.Connection) -> None:
+    """What the triggers call; every connection that writes needs it."""
+    connection.create_function("accrue_crc32", 1, crc_of, deterministic=True)
+
+
+def crc_of(blob: bytes | None) -> int | None:
+    """CRC-32 of a blob of rows, as it stands beside it; None of none."""
+    return None if blob is None else zlib.crc32(blob)
 
 
 def check_version(connection: sqlite3.Connection, path: Path, known: int = len(MIGRATIONS)) -> int:
@@ -171,6 +203,7 @@ def differences(connection: sqlite3.Connection, version: int) -> list[str]:
     """What of a schema is not as the migrations up to a version make it: foreign tables, views,
     triggers and indices, and others than ours under our names. Statistics of ANALYZE are let be."""
     with closing(sqlite3.connect(":memory:")) as made:
+        add_functions(made)
         for migration in MIGRATIONS[:version]:
             for statement in migration:
                 made.execute(statement)

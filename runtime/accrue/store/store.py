@@ -40,7 +40,7 @@ from accrue.store.journal import Recorder
 from accrue.store.memory import Held
 from accrue.store.names import class_id, class_key, clean_name, clean_prompt, shown
 from accrue.store.records import ClassRow, ClassRows, Entry, Purged, Refusal, Shot, Teaching
-from accrue.store.schema import MIGRATIONS, check_version, migrate
+from accrue.store.schema import MIGRATIONS, check_version, crc_of, migrate
 
 DEFAULT_CLASS_SET = "default"
 DEFAULT_BUDGET_ROWS = 1000  # per class: 1 MB at 512 dimensions
@@ -1001,25 +1001,31 @@ class Store:
         with self._database.reading() as db:
             groups = _groups(db)
             names = dict(db.execute("SELECT id, name FROM class").fetchall())
-            texts = dict(
-                db.execute("SELECT id, text FROM class WHERE active = 1 AND text IS NOT NULL")
-            )
+            texts = {
+                one: self._sound(f"class {one}, text", text, crc)
+                for one, text, crc in db.execute(
+                    "SELECT id, text, crc FROM class WHERE active = 1 AND text IS NOT NULL"
+                )
+            }
             disabled = {row[0] for row in db.execute("SELECT id FROM class WHERE disabled = 1")}
             shots: dict[str, list[tuple[str, int, bytes]]] = {}
-            for member, *shot in db.execute(
-                """SELECT class_id, id, n_rows, rows FROM shot
+            for member, shot, n_rows, blob, crc in db.execute(
+                """SELECT class_id, id, n_rows, rows, crc FROM shot
                 WHERE active = 1 AND folded = 0 ORDER BY id"""
             ):
-                shots.setdefault(member, []).append((shot[0], shot[1], shot[2]))
+                shots.setdefault(member, []).append(
+                    (shot, n_rows, self._sound(f"shot {shot}", blob, crc))
+                )
             folded: dict[str, list[Statistics]] = {}
             for member, data in db.execute(
                 "SELECT class_id, statistics FROM folded WHERE active = 1 ORDER BY id"
             ):
                 folded.setdefault(member, []).append(_unpacked(data, self.dim, self.path))
             refused: dict[str, bytes] = {}
-            for member, rows in db.execute(
-                "SELECT class_id, rows FROM refusal WHERE active = 1 ORDER BY id"
+            for member, one, rows, crc in db.execute(
+                "SELECT class_id, id, rows, crc FROM refusal WHERE active = 1 ORDER BY id"
             ):
+                rows = self._sound(f"refusal {one}", rows, crc)
                 refused[member] = refused.get(member, b"") + rows
         found = []
         for root, group in groups.items():
@@ -1041,6 +1047,12 @@ class Store:
                 )
             )
         return found
+
+    def _sound(self, what: str, blob: bytes, crc: int) -> bytes:
+        """The blob, if it is as it was written. Raises StoreCorrupt."""
+        if crc_of(blob) != crc:
+            raise corrupt(self.path, f"{what}: its bytes are not those that were written (CRC-32)")
+        return blob
 
     def history(self, limit: int | None = None) -> list[Entry]:
         """Entries of the journal, newest first."""
@@ -1095,6 +1107,13 @@ class Store:
                     """SELECT id, length(text) FROM class
                     WHERE (text IS NULL) != (prompt IS NULL) OR length(text) != ? * 2""",
                     (self.dim,),
+                )
+            ]
+            found += [
+                f"{table} {one}: its bytes are not those that were written (CRC-32)"
+                for table, blob in (("shot", "rows"), ("refusal", "rows"), ("class", "text"))
+                for (one,) in db.execute(
+                    f"SELECT id FROM {table} WHERE crc IS NOT accrue_crc32({blob})"
                 )
             ]
             found += [

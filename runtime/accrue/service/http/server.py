@@ -95,7 +95,7 @@ class Service(uvicorn.Server):
             own = identity(settings) if secure else None
             port = int(self.socket.getsockname()[1])
             self.place = Place(found[0], port, _url(settings, found[0], port, own), own)
-            routes = [*more, *_authority(own)]
+            routes = [*_authority(own), *more]  # the console has an answer for every other path
             self.app = create_app(device, access=access, more=routes, public=lambda: self.place.url)
         except BaseException:
             self.socket.close()
