@@ -197,3 +197,15 @@ def test_a_running_device_follows_with_the_next_frame(
         assert same(knowledge.current, evidence)
     finally:
         knowledge.close()
+
+
+def test_what_is_measured_is_what_is_answered_with_what_was_noted_as_not_it(box: Box) -> None:
+    fill(box, *NAMES)
+    dim = box.store().dim
+    photo = some("bolt", 100, dim)
+    before, after = Evaluation(), Evaluation()
+    _score(box.learned().answering, [("bolt", photo)], before)
+    assert before.accuracy == 1
+    box.store().refuse("bolt", [("x", quantise(photo.mean(axis=0)[None]))])
+    _score(box.learned().answering, [("bolt", photo)], after)
+    assert after.accuracy == 0
