@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BOOT_S, COMMAND_S = 60.0, 60.0
+BOOT_S, COMMAND_S, HOLDS_S = 120.0, 240.0, 240.0  # a busy machine starts Python in a minute
 LINKS = ("bin", "sbin", "lib", "lib64")
 
 
@@ -160,7 +160,7 @@ class Machine:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def until(self, holds: Callable[[], Any], seconds: float = 60.0) -> Any:
+    def until(self, holds: Callable[[], Any], seconds: float = HOLDS_S) -> Any:
         """Waits for something to hold; its value."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

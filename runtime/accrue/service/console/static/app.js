@@ -192,7 +192,7 @@ document.addEventListener("accrue:changed", () => {
 if (document.body.dataset.list === "yes" && document.body.dataset.paired === "yes") {
   import("./socket.js").then(({ Socket }) => {
     const socket = new Socket();
-    const also = { fleet: ["fleet"], device: ["job", "camera", "access"] }[document.body.dataset.page] || [];
+    const also = { fleet: ["fleet"], device: ["job", "camera", "access", "encoder"] }[document.body.dataset.page] || [];
     for (const type of ["classes", "gap", ...also]) {
       socket.addEventListener(type, () => { document.getElementById("old").hidden = false; });
     }
