@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,27 @@ def test_every_screen_of_an_owner_can_be_read_and_pressed_in_every_language(
         screen.go("/fleet/owner")
         screen.picture(f"owner-{language}", full=True)
     assert {where: what for where, what in bad.items() if what} == {}
+
+
+def test_the_screen_of_a_member_says_what_waits_for_the_owner(
+    world: World, open_screen: Callable[..., Screen], pair: Callable[..., None]
+) -> None:
+    """On a device that runs and is in a curated fleet."""
+    world.owner("policy", "default", "curated")
+    world.device("dock-1", "class", "teach", "bevel gear", *photos("bevel gear"))
+    with served(world.folder / "dock-1", []) as home:
+        end = time.monotonic() + 60
+        while not ((view := home.device.fleet()) and view["synced_at"] and view["drafted"]):
+            assert time.monotonic() < end, view
+            time.sleep(0.1)
+        screen = open_screen(home, **PHONE)
+        pair(screen, "Anna", OPERATOR)
+        screen.go("/fleet")
+        screen.see("strong:has-text('Version 1 is in force')")
+        screen.see(".facts:has-text('all exchanged')")
+        screen.picture("phone-fleet")
+        press(screen, "a.button:has-text('bevel gear')")
+        screen.see("h1:has-text('bevel gear')")
 
 
 def test_an_operator_does_not_get_there(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -17,6 +17,24 @@ from accrue.service.console.words import LANGUAGES, Words
 
 pytestmark = pytest.mark.slow
 SCREENS = ("/", "/teach", "/classes", "/unknown", "/history", "/fleet", "/device")
+NOWHERE = "/no/such/page"
+MEASURED: dict[str, Any] = {
+    "accuracy": 0.75,
+    "photos": 4,
+    "per_class": {"hex bolt": {"accuracy": 0.75, "photos": 4}},
+    "never_taught": 3,
+    "never_taught_unknown": 2,
+    "refused": [{"path": "hex bolt/torn.jpg", "error": {"message": "found text"}}],
+}
+FILMED: dict[str, Any] = {
+    "class": "hex bolt",
+    "shot": "x",
+    "kept": 5,
+    "dropped": {"near-duplicate": 4, "blurred": 1},
+    "hint": "turn",
+    "quality": {"verdict": "needs_shots"},
+    "entry": {"seq": 1},
+}
 TARGET_PX = 56
 FIRST_LOAD_BYTES = 150_000
 SMALL = """() => [...document.querySelectorAll(
@@ -40,14 +58,38 @@ def settle(screen: Screen, path: str) -> None:
         screen.see(".preview img")
 
 
+def unfold(screen: Screen) -> None:
+    """Opens every part of a page, but not the bar's menu."""
+    screen.page.evaluate(
+        "document.querySelectorAll('main details').forEach((one) => { one.open = true; })"
+    )
+
+
 def class_page(home: Served, name: str = "hex bolt") -> str:
     with home.device.reading() as box:
         return f"/classes/{box.show(name)[0].id}"
 
 
 @pytest.fixture
-def everything(taught: Served) -> tuple[str, ...]:
-    return (*SCREENS, class_page(taught), class_page(taught) + "?split=1", "/device?doctor=1")
+def everything(taught: Served) -> Iterator[tuple[str, ...]]:
+    """The screens, with all that they can unfold, a class that is disabled, and jobs that ended."""
+    jobs = [
+        taught.device.jobs.start("evaluate", lambda step: MEASURED, actor="test"),
+        taught.device.jobs.start("teach clip", lambda step: FILMED, actor="test"),
+    ]
+    with taught.device.writing("test") as box:
+        box.disable("ball valve")
+    yield (
+        *SCREENS,
+        class_page(taught),
+        class_page(taught) + "?split=1",
+        class_page(taught, "ball valve"),
+        "/device?doctor=1&config=1",
+        *(f"/jobs/{job.id}" for job in jobs),
+        NOWHERE,
+    )
+    with taught.device.writing("test") as box:
+        box.enable("ball valve")
 
 
 @pytest.mark.parametrize("theme", ["sun", "dark"])
@@ -67,9 +109,11 @@ def test_axe_finds_nothing_serious_on_any_screen(
     found = {"/pair": violations(axe, screen)}
     screen.picture(f"{theme}-pair")
     pair(screen)
+    screen.allow("status of 404")
     for path in everything:
         screen.go(path)
         settle(screen, path)
+        unfold(screen)
         found[path] = violations(axe, screen)
         name = path.split("?")[0].strip("/").split("/")[0] or "live"
         screen.picture(f"{theme}-{name}{'-more' if '?' in path or path.count('/') > 1 else ''}")
@@ -101,9 +145,11 @@ def test_every_screen_speaks_the_language_and_fits(
     """Targets of 56 px, nothing wider than a phone, and at 200 % zoom of a desk neither."""
     screen = open_screen(taught, **{**PHONE, "locale": language})
     pair(screen)
+    screen.allow("status of 404")
     for path in everything:
         screen.go(path)
         settle(screen, path)
+        unfold(screen)
         assert screen.page.locator("html").get_attribute("lang") == language
         assert screen.page.locator("html").get_attribute("dir") == Words(language).direction
         assert screen.page.evaluate(SMALL) == [], path

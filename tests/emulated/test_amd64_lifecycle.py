@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import zipfile
 from dataclasses import dataclass
@@ -135,6 +136,24 @@ def test_an_upgrade_that_does_not_run_is_gone_back_from_by_itself_with_what_was_
     device.until(lambda: answers(device))
     assert digest(device) == before
     assert "rolled back" in json.dumps(found["last"])
+
+
+def test_a_trial_that_a_power_cut_left_open_is_decided_at_the_next_start(device: Machine) -> None:
+    """By the units, in their sandboxes: the release does not run, so the one before comes back."""
+    before, found = digest(device), device.status()
+    (broken_one,) = (one for one in found["installed"] if one.startswith("1.2-"))
+    unit = device.root.path / "etc/systemd/system/accrue-health.service.d/wait.conf"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\nEnvironment=ACCRUE_RELEASE_WAIT=15\n")
+    device.do("accrue-release", "activate", broken_one, "--trial", "--no-wait")
+    device.cut_power()
+    device.boot()
+    device.until(lambda: device.status()["trial"] is None)
+    assert device.status()["version"] == "1.1"
+    assert "not healthy within 15 s" in device.status()["last"]["why"]
+    device.until(lambda: answers(device))
+    assert digest(device) == before
+    shutil.rmtree(unit.parent)
 
 
 def test_an_operator_goes_back_and_the_older_package_can_be_put_in_its_place(

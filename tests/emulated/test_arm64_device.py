@@ -28,7 +28,7 @@ CLASSES = ("ball-bearing", "hex-bolt")
 # Emulated, a view takes a second; what is shown is that it works, not how well it learns.
 FEW = {"ACCRUE_VIEWS": "2", "ACCRUE_PREDICT_VIEWS": "1", "ACCRUE_THREADS": "1"}
 CUTS = int(os.environ.get("ACCRUE_CUTS", "4"))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")

@@ -179,6 +179,11 @@ def test_a_key_that_others_may_read_is_not_used(
         answer = client.get("/fleet/owner")
         assert answer.status_code == 409
         assert answer.json()["hint"].startswith("chmod 600")
+        found = {one["name"]: one for one in client.get("/doctor").json()["checks"]}
+        assert found["fleet owner"]["status"] == "fail"
+        (tmp_path / "owner" / "owner.key").chmod(0o600)
+        found = {one["name"]: one for one in client.get("/doctor").json()["checks"]}
+        assert found["fleet owner"]["message"].startswith("holds the key of fleet plant")
 
 
 def test_a_set_that_nobody_knows_is_not_written_into_the_roster(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from release_world import here, pip_wheel, tiny_wheel
 
+from accrue.board import boards_folder
 from accrue.errors import ConfigError, UsageError
 from provisioning.archive import entries, write_tar
 from provisioning.debian import build_package
@@ -75,7 +76,7 @@ def test_owner_mode_and_time_do_not_depend_on_who_stages(tmp_path: Path, plan: P
     stage(root, plan)
     for entry in entries(root):
         assert (entry.uid, entry.gid, entry.mtime) == (0, 0, plan.epoch), entry.name
-        program = entry.name.startswith(("usr/bin/", "usr/lib/accrue/accrue-release"))
+        program = entry.name.startswith(("usr/bin/", "usr/lib/accrue/accrue-"))
         expected = 0o777 if entry.issym() else 0o755 if entry.isdir() or program else 0o644
         assert entry.mode == expected, entry.name
 
@@ -101,6 +102,14 @@ def test_the_payload_lists_every_file_of_it_with_its_hash(tmp_path: Path, plan: 
     lines = (folder / "requirements.txt").read_text().splitlines()
     assert [line.split("==")[0] for line in lines] == ["accrue"]
     assert "--hash=sha256:" in lines[0]
+
+
+def test_a_board_of_ones_own_goes_along(tmp_path: Path, plan: Plan) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text((boards_folder() / f"{plan.board.name}.yaml").read_text() + "# of ours\n")
+    staged = stage(tmp_path / "root", replace(plan, board_file=own))
+    carried = tmp_path / "root" / staged.folder.lstrip("/") / "board.yaml"
+    assert carried.read_text().endswith("# of ours\n")
 
 
 @pytest.mark.slow

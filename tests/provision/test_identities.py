@@ -394,9 +394,10 @@ def test_a_spoiled_enrolment_changes_nothing(
     assert not (Fleet(box).folder / "identity.json").exists()
 
 
-def test_no_file_and_an_empty_one_are_no_enrolment(tmp_path: Path, box: Box) -> None:
+@pytest.mark.parametrize("data", [b"", b"\n"], ids=["empty", "the unit's own"])
+def test_no_file_and_a_blank_one_are_no_enrolment(tmp_path: Path, box: Box, data: bytes) -> None:
     assert Fleet(box).enrol(tmp_path / "enrolment") is None
-    (tmp_path / "enrolment").touch()
+    (tmp_path / "enrolment").write_bytes(data)
     assert Fleet(box).enrol(tmp_path / "enrolment") is None
 
 

@@ -10,16 +10,17 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tegra import FakeTegra
+from recorded_boards import FOLDER, laid_out
+from tegra import DEFAULT_SHADOW, FakeTegra
 
 from accrue.board import Board, board_names, boards, match
-from accrue.device import Device
 from accrue.errors import Conflict, UsageError
 from accrue.sync.enrol import Enrolment
 from accrue.sync.identity import Identity
@@ -29,9 +30,6 @@ from provisioning.payload import Plan
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse"
 JETSONS = [board.name for board in boards() if board.flash.ways]
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="owners and modes need root: sudo ./tools/test tests/provision"
-)
 
 
 def plan_of(bundle: Path, board: str = "jetson-orin-nano-8gb", jetpack: str = "6.2") -> Plan:
@@ -47,6 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
 
 @pytest.fixture
 def tegra(tmp_path: Path) -> FakeTegra:
+    if os.geteuid() != 0:
+        pytest.skip("owners and modes need root: sudo ./tools/test tests/provision")
     return FakeTegra(tmp_path)
 
 
@@ -160,26 +160,36 @@ def test_each_board_storage_and_jetpack_has_a_command_and_its_variants(board: st
     assert seen
 
 
-RECORDED = sorted((ROOT / "tests/data/devices").glob("jetpack-*.json"))
+GOLDEN = ROOT / "tests/data/boards/flash-commands.txt"
 
 
-@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
-def test_each_recorded_jetson_is_flashed_by_the_command_of_its_board(file: Path) -> None:
-    device = Device.from_document(json.loads(file.read_text())["device"])
+@pytest.mark.parametrize(
+    "file", sorted(FOLDER.glob("jetson-*.json")), ids=lambda f: f.stem.replace(".", "-")
+)
+def test_each_recorded_jetson_is_flashed_by_exactly_the_commands_that_are_written_down(
+    file: Path, tmp_path: Path
+) -> None:
+    device = laid_out(file.stem, tmp_path).device
     board = match(device).board
-    if board is None or not board.flash.ways:
-        assert device.l4t.startswith(("32.", "35.")), "only what is out of support has no command"
-        return
-    if device.l4t.startswith(("32.", "35.")):
-        return
-    storage = next(w.storage for w in board.flash.ways if flash.begins(device.l4t, w.l4t))
-    (command,) = flash.commands(board.name, asdict(board.flash), flash.Choice(device.l4t, storage))
-    system = board.system_of(device)
-    assert system is not None
-    assert command.words[0] == "sudo"
-    expected = board.flash.target(device.l4t, super=False)
-    assert expected is not None
-    assert command.words[-2] == expected.conf
+    assert board is not None
+    is_super = any("-super" in entry for entry in device.compatible)
+    facts = asdict(board.flash)
+    ways = [way for way in board.flash.ways if flash.begins(device.l4t, way.l4t)]
+    assert ways
+    given = [
+        f"{file.stem}\t{way.storage}\t"
+        + flash.commands(board.name, facts, flash.Choice(device.l4t, way.storage, is_super))[0].line
+        for way in ways
+    ]
+    golden = GOLDEN.read_text().splitlines()
+    assert given == [line for line in golden if line.split("\t")[0] == file.stem]
+
+
+def test_every_row_of_the_jetpack_table_is_recorded() -> None:
+    listed = {tuple(line.split("\t")[0].split(".", 1)) for line in GOLDEN.read_text().splitlines()}
+    releases = {release.removesuffix(".super") for _, release in listed}
+    assert releases == {"6.0", "6.1", "6.2", "7.0", "7.1", "7.2"}
+    assert {board for board, _ in listed} == set(JETSONS)
 
 
 def test_a_massflash_without_the_facts_of_the_eeprom_says_how_to_read_them() -> None:
@@ -625,6 +635,37 @@ def test_a_disk_that_gets_full_at_any_write_leaves_the_tree_as_it_was(
             flash.execute(ready, run, lambda _: None)
         fails, fails_at = fails_at, 0
         assert tegra.snapshot() == before, fails
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_next_run_completes_it(
+    apply: Callable[..., Any], made: Path, tegra: FakeTegra, password: Path, tmp_path: Path
+) -> None:
+    file = enrolment(tmp_path)
+    words = [sys.executable, "-I", made / "apply", "--l4t", tegra.folder, "--yes"]
+    words += ["--password-file", password, "--enrolment", file]
+    killed = 0
+    for i in range(8):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"apply: unpacking" in line:
+                break
+        time.sleep(0.004 * i)
+        process.kill()
+        killed += process.wait() < 0
+        process.stderr.close()
+        shadow = tegra.rootfs / "etc/shadow"
+        if "operator:x:" in (tegra.rootfs / "etc/passwd").read_text() and (
+            "operator:" not in shadow.read_text()
+        ):  # within NVIDIA's script: its tree has to be unpacked anew
+            shadow.write_text(DEFAULT_SHADOW + "operator:!:19000::::::\n")
+    assert killed
+    code, _, err = apply("--enrolment", file)
+    assert code == 0, err
+    members = flash.members_of(made / "rootfs.tar.gz")
+    assert flash.staged_problems(tegra.rootfs, members, "operator") == []
+    assert not list(tegra.rootfs.rglob("*.accrue-new"))
 
 
 # ---- the staged tree ----------------------------------------------------------------------------

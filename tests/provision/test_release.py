@@ -137,6 +137,19 @@ def test_a_release_that_answers_not_ready_is_told_with_its_reason(
     assert "not healthy within 2 s: the encoder is not open" in said
 
 
+def test_without_a_trial_health_only_says_whether_the_service_is_well(
+    device: Device, server: ThreadingHTTPServer
+) -> None:
+    """What an image's own commit asks, as Mender's or RAUC's."""
+    before = device.status()
+    say_where(device, server)
+    assert "it is well" in device.do("health", "--wait", "20")
+    server.reason = "the encoder is not open"  # type: ignore[attr-defined]
+    code, said = device.refused("health", "--wait", "1")
+    assert (code, "the encoder is not open" in said) == (1, True)
+    assert device.status() == before
+
+
 def test_a_device_that_is_started_again_and_again_goes_back(device: Device) -> None:
     old, new = ids(device)
     device.do("activate", new, "--trial", "--no-wait")
@@ -289,6 +302,34 @@ def test_too_little_room_is_said_before_anything_is_written(
     assert not (device.opt / "releases").exists()
 
 
+@pytest.mark.parametrize("size", ["4k", "40k", "100k"])  # in the environment, the bundle ...
+def test_a_disk_that_gets_full_in_the_midst_leaves_nothing_half_installed(
+    device: Device, tiny_bundle: Path, tmp_path: Path, size: str
+) -> None:
+    """On a real small file system, in a mount namespace of its own."""
+    other = carried(tmp_path / "other", tiny_bundle, "4.0", installed_bytes=0)[0]
+    releases, left = device.opt / "releases", tmp_path / "left.txt"
+    script = (
+        f"mount -t tmpfs -o size={size} tmpfs {releases} && "
+        f'{{ "$@"; code=$?; ls -A {releases} >{left}; exit $code; }}'
+    )
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mounts in a user namespace here (sysctl kernel.unprivileged_userns_clone)")
+    done = subprocess.run(
+        [*words, *device.command("install", str(other), "--trial")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no space left on the disk" in done.stderr.lower(), done.stderr
+    assert "nothing was changed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left.read_text() == ""
+    assert device.runs() == OLD
+
+
 def test_a_second_run_at_the_same_time_is_told_to_wait(
     device: Device, payloads: dict[str, Path]
 ) -> None:
@@ -420,9 +461,11 @@ def test_the_power_is_cut_at_random_moments_of_an_install(
             assert device.runs() == NEW
         else:
             found.append(settled(device))
-            device.do(*words)  # the second run
-            assert device.runs() == NEW
-        assert len(device.status()["installed"]) == (1 if before == "nothing" else 2)
+            assert OLD in [name.split("-")[0] for name in device.status()["installed"]]
+            if number % 5 == 0:
+                device.do(*words)  # the second run
+                assert device.runs() == NEW
+                assert len(device.status()["installed"]) == 2
         shutil.rmtree(device.root)
     assert before == "nothing" or OLD in found
 

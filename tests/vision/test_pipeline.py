@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -277,4 +278,80 @@ def test_the_password_of_a_stream_is_in_no_message(
         with pytest.raises(SourceError) as raised:
             next(source)
     assert "rtspsrc0" in raised.value.message
+    assert "secret" not in str(raised.value) + repr(raised.value.fields)
+
+
+# ---- a stream from a real RTSP server -----------------------------------------------------------
+
+SERVER = """
+import sys
+import gi
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+server = GstRtspServer.RTSPServer()
+server.set_address("127.0.0.1")
+server.set_service("0")
+media = GstRtspServer.RTSPMediaFactory()
+media.set_launch(
+    "( videotestsrc is-live=true pattern=red ! video/x-raw,width=320,height=240,framerate=15/1 "
+    "! x264enc tune=zerolatency ! rtph264pay name=pay0 pt=96 )"
+)
+server.get_mount_points().add_factory("/test", media)
+server.attach(None)
+print(server.get_bound_port(), flush=True)
+GLib.MainLoop().run()
+"""
+RTSP_PACKAGES = (
+    "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly "
+    "gstreamer1.0-libav"
+)
+
+
+@pytest.fixture
+def rtsp() -> Iterator[str]:
+    """Address of an RTSP server, by the system's Python, which has GStreamer's bindings."""
+    python = "/usr/bin/python3"
+    if not Path(python).exists():
+        pytest.skip("the system's Python is missing")
+    for element in ("x264enc", "avdec_h264", "h264parse"):
+        if os.system(f"gst-inspect-1.0 --exists {element} >/dev/null 2>&1") != 0:
+            pytest.skip(f"GStreamer has no {element}: apt-get install {RTSP_PACKAGES}")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    with subprocess.Popen(
+        [python, "-c", SERVER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip()
+        if not port:
+            pytest.skip(f"GStreamer's RTSP server is missing: apt-get install {RTSP_PACKAGES}")
+        yield f"rtsp://me:secret@127.0.0.1:{port}/test"
+        server.kill()
+
+
+@needs_gstreamer
+def test_a_stream_is_played_by_the_pipeline_of_the_board(rtsp: str) -> None:
+    """With a decoder in software, which is what a board without NVIDIA's has."""
+    with open_source(f"h264+{rtsp}", board="x86-cpu") as source:
+        frames = [next(source) for _ in range(5)]
+    assert "secret" not in frames[0].name
+    assert frames[-1].image.shape == (240, 320, 3)
+    red, green, blue = frames[-1].image[120, 160]
+    assert red > 200
+    assert max(green, blue) < 50
+
+
+@needs_gstreamer
+def test_a_stream_that_is_not_there_says_so(rtsp: str) -> None:
+    gone = rtsp.replace("/test", "/nothing")
+    with (
+        open_source(f"h264+{gone}", board="x86-cpu") as source,
+        pytest.raises(SourceError, match=r"cannot be opened: from element .*rtspsrc0: ") as raised,
+    ):
+        next(source)
     assert "secret" not in str(raised.value) + repr(raised.value.fields)

@@ -614,8 +614,11 @@ def build(layout: Layout, payload: Payload) -> None:
 
 def _of_disk(error: OSError, payload: Payload) -> Problem:
     where = f" at {error.filename}" if error.filename else ""
+    what = error.strerror or str(error)[:200]
+    if "No space left on device" in str(error):  # shutil.Error holds a list of such
+        what, where = "no space left on the disk", ""
     return Problem(
-        f"cannot install {payload.id}: {error.strerror or error}{where}; nothing was changed",
+        f"cannot install {payload.id}: {what}{where}; nothing was changed",
         "make room, then again",
     )
 
@@ -830,38 +833,44 @@ def install(
     return False
 
 
-def health(layout: Layout, service: Service, wait_s: float) -> bool:
-    """Keeps the release on trial once the service answers, else goes back. Whoever else changes
-    releases is not kept out meanwhile: the service's start waits for `boot`.
-
-    Returns:
-        Whether the release that was on trial stays.
-    """
-    trial = layout.on_trial()
-    if trial is None:
-        say("no release is on trial")
-        return True
+def unwell(layout: Layout, service: Service, wait_s: float) -> str:
+    """ "" once the service has answered for a while that it is ready; else why it has not."""
     until, since, why = time.monotonic() + wait_s, None, "it was not asked"
-    healthy = False
-    while not healthy and time.monotonic() < until:
+    while time.monotonic() < until:
         time.sleep(0.5)
         why = service.ready(layout)
         if why:
             since = None
         elif since is None:
             since = time.monotonic()
-        else:
-            healthy = time.monotonic() - since >= HEALTHY_FOR_S
+        elif time.monotonic() - since >= HEALTHY_FOR_S:
+            return ""
+    reason = why or f"it answered, but not for {HEALTHY_FOR_S:.0f} s"
+    return f"not healthy within {wait_s:.0f} s: {reason}"
+
+
+def health(layout: Layout, service: Service, wait_s: float) -> bool:
+    """Keeps the release on trial once the service is well, else goes back. Without a trial it
+    changes nothing. Whoever else changes releases is not kept out meanwhile: the service's start
+    waits for `boot`.
+
+    Returns:
+        Whether the release that was current, on trial or not, is well and stays.
+    """
+    trial = layout.on_trial()
+    why = unwell(layout, service, wait_s)
+    if trial is None:
+        say(why or "it is well; no release is on trial")
+        return not why
     with layout.lock(wait=True):
         now = layout.on_trial()
         if now is None or now["to"] != trial["to"]:  # another call of this verb was first
             return layout.led_to(layout.current) == str(trial["to"])
-        if healthy:
-            commit(layout)
+        if why:
+            roll_back(layout, service, why)
         else:
-            reason = why or f"it answered, but not for {HEALTHY_FOR_S:.0f} s"
-            roll_back(layout, service, f"not healthy within {wait_s:.0f} s: {reason}")
-        return healthy
+            commit(layout)
+        return not why
 
 
 def remove(layout: Layout, service: Service) -> None:
@@ -945,7 +954,7 @@ def parser() -> argparse.ArgumentParser:
     verb("rollback", "Go back to the release before.")
     verb("status", "What is installed, current and on trial.")
     verb("boot", "Before the service: finish or undo what a cut left; install what was carried.")
-    wait(verb("health", "After the service: keep the release on trial, or go back."))
+    wait(verb("health", "Whether the service is well; keeps a release on trial, or goes back."))
     verb("remove", "Remove all releases; what was taught stays.")
     return top
 

@@ -646,9 +646,10 @@ def _vanish(path: Path) -> None:
 
 
 def _write(path: Path, data: bytes, mode: int, owner: os.stat_result | None = None) -> None:
-    """Whole or not at all, in the place of a link too."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Whole or not at all, in the place of a link too. What a killed run left is written over."""
+    temporary = path.with_name(f".{path.name}.accrue-new")
     try:
+        temporary.unlink(missing_ok=True)
         with os.fdopen(
             os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
         ) as out:
@@ -799,7 +800,10 @@ def _first_user(made: Plan, run: Callable[[Sequence[str], Path], int], undo: Und
             fields[1] = hashed
         lines.append(":".join(fields))
     if not any(line.startswith(f"{wanted.user}:") for line in lines):
-        raise Problem(f"{shadow} has no line for {wanted.user}; everything was taken back")
+        raise Problem(
+            f"{shadow} has no line for {wanted.user}; everything was taken back",
+            "unpack the root file system anew",
+        )
     status = shadow.stat()
     text = "\n".join([*lines, ""])
     _write(
@@ -842,6 +846,10 @@ def _clean(made: Plan, undo: Undo) -> None:
     if bus.is_file() and not bus.is_symlink():
         undo.keep(bus)
         bus.unlink()
+    for path in (rootfs / "etc/.updated", rootfs / "var/.updated"):
+        if path.is_file():  # with it, the first boot may leave our accounts and folders unmade
+            undo.keep(path)
+            path.unlink()
     for key in sorted((rootfs / "etc/ssh").glob("ssh_host_*_key*")):
         undo.keep(key)
         key.unlink()

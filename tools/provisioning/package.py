@@ -12,11 +12,12 @@ import typer
 
 from accrue import __version__
 from accrue.board import Board
+from accrue.bundle import Bundle
 from accrue.cli.classes import Json
 from accrue.cli.output import emit, note, say
 from accrue.errors import UsageError
 from provisioning.debian import build_package
-from provisioning.payload import Plan, chosen_bundle, epoch, target_of
+from provisioning.payload import Plan, check_version, chosen_bundle, epoch, target_of
 from provisioning.wheelhouse import build_own, fetch
 
 BoardName = Annotated[
@@ -52,10 +53,14 @@ def planned(
     """A plan whose wheels lie in a folder that is gone afterwards.
 
     Raises:
-        NotFound: no such board, or it has no such system.
-        UsageError: the board has several systems and none was named.
+        NotFound: no such board, or it has no such system; no such bundle.
+        UsageError: the board has several systems and none was named, or a version that is none.
     """
-    board = Board.load(Path(board_name) if "/" in board_name else board_name)
+    own_file = Path(board_name) if "/" in board_name or board_name.endswith(".yaml") else None
+    board = Board.load(own_file or board_name)
+    check_version(version)
+    encoder = chosen_bundle(bundle)
+    Bundle.open(encoder)
     if system_name is None and len(board.systems) > 1:
         known = ", ".join(system.jetpack or system.os for system in board.systems)
         option = "--jetpack" if board.jetson else "--system"
@@ -73,7 +78,7 @@ def planned(
         found = [*fetch(target, fetched, wheels=wheels), build_own(own, target, moment)]
         size = sum(wheel.path.stat().st_size for wheel in found)
         note(f"{len(found)} wheels, {size / 1e6:.0f} MB")
-        yield Plan(board, system, chosen_bundle(bundle), found, version, moment)
+        yield Plan(board, system, encoder, found, version, moment, board_file=own_file)
 
 
 def command(

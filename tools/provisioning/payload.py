@@ -53,6 +53,7 @@ class Plan:
         version: of the release; as a Debian package has it, without revision.
         epoch: seconds, the time of all files.
         settings: lines of accrue.yaml beside those that every device has.
+        board_file: description of the board; None for the one that comes with Accrue.
     """
 
     board: Board
@@ -62,6 +63,7 @@ class Plan:
     version: str
     epoch: int = EPOCH
     settings: Mapping[str, Any] = field(default_factory=dict)
+    board_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,7 @@ def stage(root: Path, plan: Plan) -> Staged:
         UsageError: a version that no package can have.
         ConfigError: a setting that is not known, or a value that does not fit.
     """
-    if not VERSION.fullmatch(plan.version):
-        raise UsageError(
-            f"version {plan.version!r} is none; expected digits, letters, '.', '+' and '~'",
-            hint="as in --version 1.4.0",
-        )
+    check_version(plan.version)
     umask = os.umask(0o022)
     try:
         payload = _payload(root, plan)
@@ -124,6 +122,15 @@ def stage(root: Path, plan: Plan) -> Staged:
     )
 
 
+def check_version(version: str) -> None:
+    """Raises UsageError for one that no package can have."""
+    if not VERSION.fullmatch(version):
+        raise UsageError(
+            f"version {version!r} is none; expected digits, letters, '.', '+' and '~'",
+            hint="as in --version 1.4.0",
+        )
+
+
 def _payload(root: Path, plan: Plan) -> Path:
     """usr/lib/accrue/payload/ID."""
     payloads = root / "usr/lib/accrue/payload"
@@ -133,7 +140,8 @@ def _payload(root: Path, plan: Plan) -> Path:
         _copy(wheel.path, draft / "wheels" / wheel.path.name)
     _write(draft / "requirements.txt", "\n".join(requirements(list(plan.wheels))) + "\n")
     bundle = _bundle(plan.bundle, draft / "bundle")
-    _copy(boards_folder() / f"{plan.board.name}.yaml", draft / "board.yaml")
+    described = plan.board_file or boards_folder() / f"{plan.board.name}.yaml"
+    _copy(described, draft / "board.yaml")
     files = {
         path.relative_to(draft).as_posix(): {
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

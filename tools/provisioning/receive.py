@@ -87,6 +87,16 @@ class Exchange:
             target.unlink(missing_ok=True)
 
 
+def on_disk(folder: Path) -> None:
+    """Sees to it that a power cut leaves what is in a folder, before it gets its name."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def running() -> bool:
     return Path("/run/systemd/system").is_dir()
 
@@ -107,7 +117,7 @@ def receive(folder: Path, identifier: str) -> int:
     try:
         shutil.rmtree(payload, ignore_errors=True)  # of a run before, perhaps damaged
         payloads.mkdir(parents=True, exist_ok=True)
-        os.sync()
+        on_disk(incoming)
         incoming.rename(payload)
         for source in sorted(root.rglob("*")):
             if source.is_dir() and not source.is_symlink():

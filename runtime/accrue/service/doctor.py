@@ -52,6 +52,7 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Check]:
         ("encoder", lambda: _encoder(settings, board)),
         ("engines", lambda: _engines(settings)),
         ("state", lambda: _state(settings)),
+        ("fleet owner", lambda: _fleet_owner(settings)),
         ("disk", lambda: _disk(settings, board)),
         ("camera", lambda: _camera(settings, board, root)),
         ("service", service_checks),
@@ -192,6 +193,20 @@ def _state(settings: Settings) -> Iterator[Check]:
         room = f", of {_mib(limit)} in all" if limit else ""
         yield Check("memory", OK, f"{said}, statistics {_mib(held.statistics)}{room}")
         box.require_same_space()
+
+
+def _fleet_owner(settings: Settings) -> Iterator[Check]:
+    if settings.fleet_owner is None:
+        return
+    from accrue.sync.workspace import Workspace
+
+    with Workspace.open(settings.fleet_owner) as workspace:
+        yield Check(
+            "fleet owner",
+            OK,
+            f"holds the key of fleet {workspace.fleet}: whoever is owner of this device decides "
+            "for all of it",
+        )
 
 
 def _mib(n_bytes: int) -> str:

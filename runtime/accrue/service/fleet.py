@@ -200,7 +200,7 @@ class Fleet:
         made of itself is set aside.
 
         Returns:
-            The fleet that was joined; None where there is nothing to take up: no file or an empty
+            The fleet that was joined; None where there is nothing to take up: no file or a blank
             one, or one that was taken up before, also if the device has left the fleet since.
 
         Raises:
@@ -209,7 +209,7 @@ class Fleet:
         with translated(file):
             data = file.read_bytes() if file.exists() else b""
         mark, digest = self.folder / ENROLLED, hashlib.sha256(data).hexdigest()
-        if not data or (mark.exists() and mark.read_text().strip() == digest):
+        if not data.strip() or (mark.exists() and mark.read_text().strip() == digest):
             return None
         enrolment = Enrolment.load(file)
         device = enrolment.identity.device
