@@ -108,7 +108,7 @@ def test_the_first_boot_installs_starts_and_joins_by_itself(
 ) -> None:
     machine, rootfs, owner = booted
     machine.until(
-        lambda: machine.run("systemctl", "is-active", "accrue.service").stdout == "active\n", 280
+        lambda: machine.run("systemctl", "is-active", "accrue.service").stdout == "active\n", 600
     )
     assert machine.status()["version"] == "1.0"
     assert machine.status()["problems"] == []
