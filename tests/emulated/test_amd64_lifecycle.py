@@ -136,6 +136,8 @@ def test_an_upgrade_that_does_not_run_is_gone_back_from_by_itself_with_what_was_
     device.until(lambda: answers(device))
     assert digest(device) == before
     assert "rolled back" in json.dumps(found["last"])
+    strangers = device.do("find", "/var/lib/accrue", "!", "-user", "accrue")
+    assert strangers == "", "root has looked into the databases, and left files of its own"
 
 
 def test_a_trial_that_a_power_cut_left_open_is_decided_at_the_next_start(device: Machine) -> None:

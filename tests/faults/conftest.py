@@ -15,7 +15,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = built(tmp_path_factory.mktemp("faulty"))
     if found is None:
         pytest.skip(
-            "no C compiler here, which makes disks fail and clocks jump: apt-get install gcc"
+            "no C compiler here, which makes disks fail and clocks jump: "
+            "apt-get install gcc libc6-dev"
         )
     return found
 

@@ -30,13 +30,16 @@ _NEEDS_ROOM = ("open", "write", "truncate", "mkdir", "link", "rename")
 
 
 def built(folder: Path) -> Path | None:
-    """The library, compiled; None where there is no compiler."""
+    """The library, compiled; None where there is no compiler, or none of its headers."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
     library = folder / "faulty.so"
     command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "stdio.h" in done.stderr:  # a compiler without the headers of the C library
+        return None
+    assert done.returncode == 0, done.stderr
     return library
 
 

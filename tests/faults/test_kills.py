@@ -120,9 +120,14 @@ class Services:
         assert self.parent.stdin is not None
         assert self.parent.stdout is not None
         self.parent.stdin.write("\n")
-        word, pid, port = self.parent.stdout.readline().split()
-        assert word == "go"
-        return int(pid), int(port)
+        word, *said = self.parent.stdout.readline().split() or ["gone"]
+        assert word == "go", f"no service: {word}\n{self.said()}"
+        pid, port = map(int, said)
+        return pid, port
+
+    def said(self) -> str:
+        """The end of what the services wrote to stderr."""
+        return Path(self.log.name).read_text(errors="replace")[-3000:]
 
     def reaped(self) -> None:
         assert self.parent.stdout is not None

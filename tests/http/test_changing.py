@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from http_cases import Running, jpeg, until
 
-from accrue.errors import Refused
+from accrue.errors import Refused, StoreFull
 from accrue.service.settings import Settings
 
 Photo = Callable[..., Any]
@@ -278,3 +278,21 @@ def test_an_engine_that_cannot_be_built_is_a_job_that_says_why(
         assert job["state"] == "failed"
         assert "tensorrt" in job["error"]["message"].lower()
         assert client.get("/jobs/none").status_code == 404
+
+
+def test_a_full_disk_locks_nobody_out_and_makes_no_failure_of_what_was_done(
+    run: Callable[..., Running], taught: Settings, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither when somebody was last seen nor the kept answer is worth the request itself."""
+    running = run(taught)
+
+    def full(*_: Any) -> Any:
+        raise StoreFull("no room left to write")
+
+    with monkeypatch.context() as patch, running.client("operator") as client:
+        patch.setattr(running.access._database, "atomic", full)
+        patch.setattr("accrue.service.http.replies.Replies._keep", full)
+        assert client.get("/device").status_code == 200
+        form, headers = forms(photo, 1, 1), {"idempotency-key": "one"}
+        done = client.post("/classes/bolt/teach", files=form, headers=headers)
+        assert (done.status_code, len(done.json()["shots"])) == (200, 1)

@@ -137,6 +137,20 @@ def test_a_release_that_answers_not_ready_is_told_with_its_reason(
     assert "not healthy within 2 s: the encoder is not open" in said
 
 
+def test_a_release_that_replaces_one_on_trial_goes_back_to_the_last_that_was_kept(
+    device: Device, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    old, new = ids(device)
+    device.do("activate", new, "--trial", "--no-wait")
+    code, said = device.refused("activate", old, "--trial")
+    assert (code, "is what it goes back to" in said) == (5, True)
+    third = carried(tmp_path / "third", tiny_bundle, "2.1", stores={"state.db": 5})[0]
+    device.do("install", str(third), "--trial", "--no-wait")
+    assert device.status()["trial"]["from"] == old
+    device.do("rollback")
+    assert device.runs() == OLD
+
+
 def test_without_a_trial_health_only_says_whether_the_service_is_well(
     device: Device, server: ThreadingHTTPServer
 ) -> None:
@@ -428,7 +442,7 @@ def test_a_cut_at_any_step_of_the_start_after_a_cut_changes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1200 + 20 * CUTS)
 @pytest.mark.parametrize("before", ["nothing", "old"])
 def test_the_power_is_cut_at_random_moments_of_an_install(
     payloads: dict[str, Path], space: str, tmp_path: Path, before: str

@@ -78,8 +78,8 @@ class Client:
 
 @pytest.fixture
 def full(make_broker: Callable[..., LocalBroker]) -> LocalBroker:
-    """Two devices, owner, relay, and the account for joining."""
-    broker = make_broker({"relay": "relay"})
+    """Two devices, owner, relay, Home Assistant, and the account for joining."""
+    broker = make_broker({"relay": "relay", "home": "home"})
     broker.passwords[ENROL_USER] = ENROL_PASSWORD
     return broker
 
@@ -93,6 +93,7 @@ def full(make_broker: Callable[..., LocalBroker]) -> LocalBroker:
         (ME, ME, "device"),
         ("relay", "relay", "relay"),
         ("owner", "owner-1", "owner"),
+        ("home", "home-1", "home"),
         (ENROL_USER, ME, "joining"),
     ],
 )
@@ -112,7 +113,7 @@ def test_each_role_may_write_and_read_what_the_table_says_and_nothing_else(
                 own_only = topic.name in ("fence", "enrol-reply")
                 if role == "owner" or not own_only or device == ME:
                     readable.add(mark)
-    last = path_of("enrol-reply" if role == "joining" else "roster", ME)
+    last = path_of({"joining": "enrol-reply", "home": "state"}.get(role, "roster"), ME)
     owner.send(last, b"last")
     until(lambda: any(m.payload == b"last" for m in client.messages), client.loop.step)
     expected = {

@@ -672,10 +672,18 @@ def switch(
         return False
     check_space(layout, release, other_space=other_space)
     trial = trial and bool(now)
+    open_trial = layout.on_trial() or {}
+    good = open_trial["from"] if open_trial.get("to") == now else now  # that was last kept
+    if good == to:
+        raise Problem(
+            f"{now} is on trial, and {to} is what it goes back to",
+            "accrue-release rollback",
+            code=CONFLICT,
+        )
     service.stop()
     before_use(layout, release)
     if trial:
-        document = {"from": now, "to": to, "tries": 0, "other_space": other_space}
+        document = {"from": good, "to": to, "tries": 0, "other_space": other_space}
         write_json(layout.trial, document)
     elif now:
         gone(layout.trial)
@@ -709,7 +717,7 @@ def roll_back(layout: Layout, service: Service, why: str) -> str:
     now = layout.led_to(layout.current)
     back = str(trial["from"]) if trial else layout.led_to(layout.previous)
     release = layout.release(back) if back else None
-    if release is None:
+    if release is None or (back == now and not trial):
         raise Problem(
             f"there is no release before {now or 'this one'} to go back to",
             f"installed: {', '.join(layout.installed()) or 'none'}; accrue-release activate ID",

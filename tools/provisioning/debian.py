@@ -107,6 +107,7 @@ def _script(path: Path, text: str, mode: int) -> None:
     path.chmod(mode)
 
 
+# Units are enabled once: what an operator has disabled stays so through upgrades.
 # Installs the payload beside the release that runs. Where that does not become healthy, the release
 # before runs again and dpkg is told that this package is not configured.
 _POSTINST = """#!/bin/sh
@@ -115,7 +116,7 @@ set -e
 systemd-sysusers accrue.conf
 systemd-tmpfiles --create accrue.conf || true
 if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-systemctl --quiet enable @units@ || true
+[ -n "$2" ] || systemctl --quiet enable @units@ || true
 /usr/lib/accrue/accrue-release install @payload@ --trial
 """
 

@@ -6,10 +6,18 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from accrue.errors import AccessDenied, FutureVersion, NotFound, RateLimited, UsageError
+from accrue.errors import (
+    AccessDenied,
+    FutureVersion,
+    NotFound,
+    RateLimited,
+    StoreError,
+    UsageError,
+)
 from accrue.store.database import Database
 from accrue.store.failures import translated
 
@@ -170,7 +178,10 @@ class Access:
             return None
         grant, now = Grant(*row), self._clock()
         if grant.seen is None or now - grant.seen > SEEN_EVERY_S:
-            with self._database.atomic() as db:
+            with (
+                suppress(StoreError),
+                self._database.atomic() as db,
+            ):  # a full disk locks nobody out
                 db.execute("UPDATE access SET seen = ? WHERE id = ?", (now, grant.id))
         return grant
 

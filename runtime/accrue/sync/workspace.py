@@ -49,6 +49,8 @@ from accrue.sync.signed import parse, split
 KEY, CONFIG, DATABASE = "owner.key", "owner.json", "owner.db"
 SALT_BYTES = 8
 _HINT = "make a fleet: accrue-fleet init FLEET"
+MOST_OPENED = 20  # manifests; one of 1,000 devices with 20 classes each has some MB
+_OPENED: dict[tuple[Scope, Version], Manifest] = {}
 
 _SCHEMA = (
     """CREATE TABLE roster (version INTEGER PRIMARY KEY, head BLOB NOT NULL,
@@ -444,8 +446,16 @@ class Workspace:
         return Version(number, Pointer(*row))
 
     def manifest(self, scope: Scope, version: Version) -> Manifest:
-        head = ManifestHead(scope.fleet, scope.class_set, scope.space, scope.dim, 1, version)
-        return Manifest.open(self.content(version.content.sha256), head, version.content)
+        """A content, opened; what it is follows from its digest, so it is opened once."""
+        key = scope, version
+        found = _OPENED.get(key)
+        if found is None:
+            head = ManifestHead(scope.fleet, scope.class_set, scope.space, scope.dim, 1, version)
+            found = Manifest.open(self.content(version.content.sha256), head, version.content)
+            if len(_OPENED) >= MOST_OPENED:
+                _OPENED.clear()
+            _OPENED[key] = found
+        return found
 
     def content(self, digest: str) -> bytes:
         """Published bytes by their digest. Raises StoreCorrupt."""

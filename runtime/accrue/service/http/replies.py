@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from accrue.errors import StoreError
 from accrue.store.database import Database
 from accrue.store.failures import translated
 
+log = logging.getLogger("accrue.http")
 FILE_NAME = "replies.db"
 KEPT_S = 24 * 3600.0
 MOST = 2000
@@ -54,6 +57,13 @@ class Replies:
         return None if row is None else Reply(*row)
 
     def keep(self, who: str, key: str, digest: str, status: int, body: bytes) -> None:
+        """Where it cannot be kept, the log says so: what was asked for is done all the same."""
+        try:
+            self._keep(who, key, digest, status, body)
+        except StoreError as error:
+            log.warning("an answer is not kept, so the same request would be done again: %s", error)
+
+    def _keep(self, who: str, key: str, digest: str, status: int, body: bytes) -> None:
         now = self._clock()
         with self._database.atomic() as db:
             db.execute("DELETE FROM reply WHERE at <= ?", (now - KEPT_S,))

@@ -33,6 +33,7 @@ from accrue.store import clean_name
 from accrue.vision.sources import IMAGE_SUFFIXES, without_password
 
 table = Table()
+BYTES = "application/octet-stream"  # what a video is, its first bytes say
 CLIP_S = 120.0  # of a video that is sent; what is longer is no clip of one thing
 CLIP, EVALUATE, BUILD, VERIFY = "teach clip", "evaluate", "engine build", "engine verify"
 _HEAD_BYTES = 16
@@ -47,7 +48,7 @@ def _begin(call: Call, name: str, work: Callable[[Step], dict[str, Any]]) -> Job
 # ---- teaching from a video ----------------------------------------------------------------------
 
 
-@table.add("POST", "/classes/{name:path}/clip", OPERATOR, status=202, retry=True, upload="video/*")
+@table.add("POST", "/classes/{name:path}/clip", OPERATOR, status=202, retry=True, upload=BYTES)
 def teach_clip(call: Call, name: str, query: ClipFrom, body: bytes) -> Job:
     """Begin to teach a video as one shot of a class, by its name or id; a new name makes a new one.
 
