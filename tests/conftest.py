@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+# As accrue sets them before it imports OpenCV; some tests import it first, in the same process.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -44,6 +49,19 @@ def draw_photo(
     r = radius * 0.3
     draw.ellipse((x - r, y - r, x + r, y + r), fill=edge)
     return image
+
+
+@pytest.fixture(autouse=True)
+def log_set_up_by_a_command_goes_with_it() -> Iterator[None]:
+    """`accrue run` and its like, called in this process, have the root logger write to a stderr
+    that pytest closes after the test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in list(root.handlers):
+        if type(handler) is logging.StreamHandler and handler not in handlers:
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

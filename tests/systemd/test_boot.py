@@ -206,7 +206,7 @@ def taught(machine: Machine) -> list[dict[str, object]]:
 def test_it_can_be_taught_at_once_and_answers(machine: Machine) -> None:
     active(machine)
     taught(machine)
-    machine.until(lambda: "shots to" in machine.journal("accrue"))  # the running one has heard
+    machine.until(lambda: 'taught "' in machine.journal("accrue"))  # the running one has heard
 
 
 def test_the_process_can_do_little_but_its_work(machine: Machine) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from accrue.errors import ImageError, NotFound, SourceError
-from accrue.vision import FakeSource, open_source
+from accrue.vision import FakeSource, open_source, sources
 from accrue.vision.gate import BLURRED, NEW, UNCHANGED, Gate
 from accrue.vision.live import ENDED, PLAYING, STALLED, WAITING, Live, Status
-from accrue.vision.sources import PLAY_FPS, PLAY_HOLD_S, PlaySource
+from accrue.vision.sources import PLAY_FPS, PlaySource
 
 DEADLINE_S = 10.0
 
@@ -191,7 +191,7 @@ def test_photos_play_as_a_camera_shows_them(photo_file: Callable[..., Any]) -> N
         ticks=lambda: now[0],
         sleep=lambda s: now.__setitem__(0, now[0] + s),
     )
-    each = int(PLAY_FPS * PLAY_HOLD_S)
+    each = int(PLAY_FPS * sources.PLAY_HOLD_S)  # the console tests hurry them
     frames = [next(source) for _ in range(2 * each + 1)]
     assert np.array_equal(frames[0].image, frames[each - 1].image)
     assert not np.array_equal(frames[0].image, frames[each].image)

@@ -366,8 +366,12 @@ def problems(db: sqlite3.Connection) -> list[str]:
         "SELECT device, class_id, source, revision, body FROM contribution"
     ):
         what = f"contribution {source} of {device} on {class_id}"
-        head: Any = json.loads(body)
-        if (head["device"], head["class"], head["revision"]) != (device, class_id, revision):
+        try:
+            head: Any = json.loads(body)
+            of = head["device"], head["class"], head["revision"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            of = None
+        if of != (device, class_id, revision):
             found.append(f"{what}: its body is of something else")
         if source == "own" and device != member.device:
             found.append(f"{what}: this device is {member.device}")

@@ -98,7 +98,9 @@ def read_file(path: Path, limit: int, *, missing: str, hint: str) -> bytes:
     with translated(path):
         try:
             with path.open("rb") as file:
-                return file.read(limit + 1)
+                # not more than there is: what is asked for is set aside before it is read
+                size = os.fstat(file.fileno()).st_size
+                return file.read(min(size, limit) + 1)
         except FileNotFoundError:
             raise NotFound(missing, hint=hint, path=str(path)) from None
 
