@@ -298,12 +298,23 @@ def test_the_control_of_those_is_taken() -> None:
 # ---- stopped in the middle ----------------------------------------------------------------------
 
 
+def left_of_a_build(folder: Path) -> list[str]:
+    """What lies there beside the lock and the notes on builds."""
+    return [path.name for path in folder.iterdir() if path.name not in (".lock", "builds.json")]
+
+
+def counted_as_begun(folder: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads((folder / "builds.json").read_text())["begun"]
+    return found
+
+
 def test_a_build_that_is_cancelled_writes_nothing(engines: Engines) -> None:
     """After the third step that TensorRT tells of."""
     asked = iter(range(10_000))
     with pytest.raises(Cancelled, match="the build was stopped; no engine was written"):
         engines.build(flavour=RTX, cancelled=lambda: next(asked) >= 3)
-    assert [path.name for path in engines.folder.path.iterdir()] == [".lock"]
+    assert left_of_a_build(engines.folder.path) == []
+    assert counted_as_begun(engines.folder.path) == {}
 
 
 @pytest.mark.parametrize("step", ["create", "fsync", "replace", "fsync_folder"])
@@ -314,7 +325,7 @@ def test_a_full_disk_leaves_no_half_of_an_engine(engines: Engines, step: str) ->
     engines.folder = EngineFolder(engines.folder.path, steps=FileSteps(**{step: full}))
     with pytest.raises(StoreFull, match="no room left to write"):
         engines.build(flavour=RTX)
-    assert [path.name for path in engines.folder.path.iterdir()] == [".lock"]
+    assert left_of_a_build(engines.folder.path) == []
 
 
 def started(tmp_path: Path) -> subprocess.Popen[str]:
@@ -346,7 +357,8 @@ def test_ctrl_c_ends_a_build_with_code_130_and_leaves_no_file(tmp_path: Path) ->
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "the build was stopped; no engine was written" in errors
-    assert [path.name for path in (tmp_path / "engines").iterdir()] == [".lock"]
+    assert left_of_a_build(tmp_path / "engines") == []
+    assert counted_as_begun(tmp_path / "engines") == {}
 
 
 @without_driver
