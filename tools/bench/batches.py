@@ -17,7 +17,16 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from common import Clock, describe_machine, find_accrue, machine_line, progress, table, write_json
+from common import (
+    Clock,
+    describe_machine,
+    find_accrue,
+    machine_line,
+    progress,
+    resident_mb,
+    table,
+    write_json,
+)
 
 find_accrue()
 
@@ -27,13 +36,6 @@ from accrue.bundle import ENCODER, Bundle, default_bundle_path  # noqa: E402
 
 WAYS = [(pattern, batch) for pattern in (True, False) for batch in (8, 4, 2, 1)]
 VIEWS, REPEATS = 10, 20
-
-
-def resident_mb() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return float("nan")
 
 
 def measure(bundle: Bundle, pattern: bool, batch: int) -> dict[str, Any]:

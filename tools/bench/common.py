@@ -120,6 +120,14 @@ def describe_machine(packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def resident_mb(pid: int | str = "self") -> float:
+    """VmRSS of a process, in units of 10**6 bytes. Raises SystemExit where it tells none."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise SystemExit(f"process {pid} tells no VmRSS")
+
+
 def machine_line(machine: dict[str, Any]) -> str:
     blas = ", ".join(f"{b['name']} {b['version']} x{b['threads']}" for b in machine["blas"])
     return (

@@ -30,6 +30,7 @@ from common import (
     find_accrue,
     machine_line,
     progress,
+    resident_mb,
     table,
     write_json,
 )
@@ -55,14 +56,6 @@ encoder.encode_views([np.zeros((size, size, 3), np.uint8)], 10)
 print("ready", flush=True)
 sys.stdin.read()
 """
-
-
-def resident_mb(pid: int) -> float:
-    """VmRSS of a process, in units of 10**6 bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise SystemExit(f"process {pid} tells no VmRSS")
 
 
 def environment() -> dict[str, str]:
