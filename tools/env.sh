@@ -4,6 +4,9 @@
 #
 # With uv where it is present, else with venv and pip. Nothing is done when nothing has changed.
 
+# What is started again and again must not be compiled each time, whatever the caller has set.
+unset PYTHONDONTWRITEBYTECODE
+
 say() { printf '%s\n' "$*" >&2; }
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }

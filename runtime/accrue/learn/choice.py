@@ -38,6 +38,7 @@ class Choice:
     Attributes:
         left_out: of `leave_half_out`. reason: why this head, for people.
         rivals: left-out accuracy of each head that competed, by its description.
+        place: of the head among the `competitors`; None where it was named.
     """
 
     head: Head
@@ -45,6 +46,7 @@ class Choice:
     left_out: LeftOut
     reason: str
     rivals: Mapping[str, float]
+    place: int | None = None
 
 
 def choose(
@@ -71,27 +73,30 @@ def choose(
         random_features: width of a random-feature ridge head that competes too; 0 for none.
     """
 
-    def finished(head: Head, served: Served, reason: str, rivals: Mapping[str, float]) -> Choice:
-        return Choice(head, served, leave_half_out(served, shots, views), reason, rivals)
-
     if head is not None:
-        return finished(head, head.solve(state), "as set", {})
-    texts = texts or {}
-    usual = Cosine(texts=texts)
+        named = head.solve(state)
+        return Choice(head, named, leave_half_out(named, shots, views), "as set", {})
+    heads = competitors(state, texts or {}, random_features)
+    usual = heads[0]
+
+    def finished(place: int, served: Served, reason: str, rivals: Mapping[str, float]) -> Choice:
+        left_out = leave_half_out(served, shots, views)
+        return Choice(heads[place], served, left_out, reason, rivals, place)
+
     served = usual.solve(state)
     some = _some_classes(shots)
     left_out = leave_half_out(served, some, views)
     right = left_out.accuracy
     bar = right + math.sqrt(right * (1 - right) / len(left_out)) if len(left_out) else 1.0
     if len(left_out) == 0 and len(served) >= LEAST_CLASSES:
-        few = Calibrated(usual)
-        return finished(few, few.solve(state), "no class has two shots yet", {})
+        few = next(k for k, one in enumerate(heads) if isinstance(one, Calibrated))
+        return finished(few, heads[few].solve(state), "no class has two shots yet", {})
     if len(left_out) < LEAST_SHOTS or bar >= 1:
-        return finished(usual, served, "the first choice", {})
+        return finished(0, served, "the first choice", {})
     told = {served.describe(): right}
-    best: tuple[float, Head, Served] = (right, usual, served)
+    best: tuple[float, int, Served] = (right, 0, served)
     ridge: Served | None = None
-    for rival in _rivals(state, texts, random_features):
+    for place, rival in enumerate(heads[1:], 1):
         if isinstance(rival, Fused) and ridge is not None:
             tried = rival.join(served, ridge, state)
         else:
@@ -101,7 +106,7 @@ def choose(
         accuracy = leave_half_out(tried, some, views).accuracy
         told[tried.describe()] = accuracy
         if accuracy > max(best[0], bar):
-            best = accuracy, rival, tried
+            best = accuracy, place, tried
     reason = f"{best[0]:.0%} of {len(left_out)} shots right when left out"
     return finished(best[1], best[2], reason, told)
 
@@ -113,15 +118,19 @@ def _some_classes(shots: Sequence[tuple[str, Rows]]) -> list[tuple[str, Rows]]:
     return [(class_id, rows) for class_id, rows in shots if class_id in chosen]
 
 
-def _rivals(state: State, texts: Mapping[str, NDArray[Any]], random_features: int) -> list[Head]:
-    heads: list[Head] = [Cosine(shrinkage, texts) for shrinkage in SHRINKAGES]
-    heads.append(Calibrated(Cosine(texts=texts)))
+def competitors(
+    state: State, texts: Mapping[str, NDArray[Any]], random_features: int
+) -> list[Head]:
+    """The heads that `choose` chooses from, the usual one first."""
+    usual = Cosine(texts=texts)
+    heads: list[Head] = [usual, *(Cosine(shrinkage, texts) for shrinkage in SHRINKAGES)]
+    heads.append(Calibrated(usual))
     if texts:
         heads += [Cosine(texts=texts, text_rows=rows) for rows in TEXT_ROWS]
     if texts.keys() - set(state):
         return heads  # the others cannot answer for a class that has but a name
     heads += [Gaussian(), Ridge(), Prototype(centred=True)]
-    heads += [Fused(Cosine(texts=texts), Ridge(), share) for share in RIDGE_SHARES]
+    heads += [Fused(usual, Ridge(), share) for share in RIDGE_SHARES]
     if random_features and not state.folded():
         heads.append(RandomFeatures(random_features))
     return heads

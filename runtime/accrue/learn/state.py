@@ -26,7 +26,7 @@ from accrue.learn.statistics import (
 _MAGIC = b"ACCRUEST"
 _HEAD = struct.Struct("<8sHHI32sI")  # magic, version, reserved, dim, space id, classes
 _CLASS = struct.Struct("<HQ")  # length of the id in UTF-8, n
-_PENDING_ROWS = 256  # rows that wait before one matrix product adds them to the total
+_PENDING_ROWS = 1024  # rows that wait before one matrix product adds them to the total
 
 
 class _Class:

@@ -41,6 +41,7 @@ from accrue.service.burst import Burst
 from accrue.service.coach import Report, Screen, Skipped, report
 from accrue.service.guarded import measured
 from accrue.service.once import once
+from accrue.service.recall import keep, recalled
 from accrue.service.settings import Settings
 from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
@@ -194,6 +195,7 @@ class Learned:
             instead of choosing again; its left-out scores are kept.
         disabled: ids of classes that are not answered. All of them is in the fields above; head,
             calibration, left-out scores and refusals are those of `answering`.
+        folder: the state folder, where a choice may be kept; None: it is not looked for.
     """
 
     state: State
@@ -206,13 +208,16 @@ class Learned:
     evidence: tuple[ClassRows, ...] = ()
     earlier: Choice | None = None
     disabled: frozenset[str] = frozenset()
+    folder: Path | None = None
 
-    @once
+    @property
     def answering(self) -> Learned:
         """The same without the disabled classes: bit for bit what it would be without them."""
+        return self.enabled if self.disabled else self  # kept in itself it would never be freed
+
+    @once
+    def enabled(self) -> Learned:
         gone = self.disabled
-        if not gone:
-            return self
         state = self.state.copy()
         for one in gone:
             if one in state:
@@ -238,7 +243,7 @@ class Learned:
         settings = self.settings
         if self.earlier is not None:
             return replace(self.earlier, served=self.earlier.head.solve(self.state))
-        return choose(
+        return self.kept_choice or choose(
             self.state,
             self.shots,
             settings.chosen_head(),
@@ -246,6 +251,11 @@ class Learned:
             views=settings.predict_views,
             random_features=settings.random_features,
         )
+
+    @once
+    def kept_choice(self) -> Choice | None:
+        """What was chosen for just this evidence before, where that is kept."""
+        return recalled(self)
 
     @once
     def calibration(self) -> Calibration:
@@ -335,6 +345,8 @@ class Box:
         if self._store is not None:
             self._store.close()
             self._store = None
+        if self._learned is not None:
+            keep(self._learned[1])
         self._learned = None  # its revision counts for that connection alone
 
     def __enter__(self) -> Box:
@@ -452,8 +464,9 @@ class Box:
         return self._read(self.store())
 
     def _read(self, store: Store, before: Learned | None = None) -> Learned:
-        """What the store holds. Sums of classes that are as they were are taken from `before`."""
-        evidence = tuple(store.rows_by_class())
+        """What the store holds. Rows and sums of classes that are as they were are those of
+        `before`."""
+        evidence = tuple(store.rows_by_class(before.evidence if before is not None else ()))
         state = summed(evidence, before, State(store.space_id, store.dim))
         shots: list[tuple[str, Rows]] = []
         shot_ids: list[str] = []
@@ -477,6 +490,7 @@ class Box:
             texts,
             evidence,
             disabled=frozenset(found.id for found in evidence if found.disabled),
+            folder=self.settings.state,
         )
 
     # ---- teaching and asking --------------------------------------------------------------------

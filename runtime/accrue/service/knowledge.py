@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,13 @@ from accrue.learn.cosine import Cosine
 from accrue.learn.leave_one_out import leave_half_out
 from accrue.service import heap
 from accrue.service.box import Box, Learned
+from accrue.service.recall import MANY_SHOTS, keep
 from accrue.service.settings import Settings
 
 POLL_S = 0.2  # between two looks at whether something was taught
+SETTLED_S = 5.0  # after which nobody answers by what was known before
 REST = 3.0  # times what choosing took, before it is done again: a quarter of a core at most
-MANY_SHOTS = 200  # from which on a start answers by the usual head first
-FEW_SHOTS = 200  # that such a first answer is calibrated on
+FEW_SHOTS = 200  # that a first answer is calibrated on where nothing is kept of before
 
 
 class Knowledge:
@@ -52,7 +54,7 @@ class Knowledge:
         self._chosen: Learned | None = None
         self._choose_again, self._rest_until = False, 0.0
         self.current = self._first()
-        heap.trim()
+        self._trim_at = time.monotonic() + SETTLED_S
         self._thread = threading.Thread(target=self._run, name="knowledge", daemon=True)
         self._thread.start()
 
@@ -60,6 +62,8 @@ class Knowledge:
         evidence = self._evidence
         known = evidence.answering
         if len(known.shots) < MANY_SHOTS or self._box.settings.chosen_head() is not None:
+            return prepared(evidence)
+        if known.kept_choice is not None:
             return prepared(evidence)
         self._choose_again = True
         head = Cosine(texts=known.texts)
@@ -76,6 +80,9 @@ class Knowledge:
                     self._box.require_same_space()
                     evidence = self._box.learned()
                 self._follow(evidence)
+                if time.monotonic() >= self._trim_at:
+                    heap.trim()
+                    self._trim_at = math.inf
                 failed, said = "", ""
             except AccrueError as error:
                 if error.message == failed != said:  # twice: no file that is just being made
@@ -88,10 +95,12 @@ class Knowledge:
             quick = self._quick(evidence, self.current)
             self._evidence, self._choose_again = evidence, quick is not None
             self.current = quick or prepared(evidence)  # without it, choosing does not take long
+            self._trim_at = time.monotonic() + SETTLED_S
         if self._chosen is not None and (self._chooser is None or not self._chooser.is_alive()):
             chosen, self._chosen = self._chosen, None
             newest = chosen if same(chosen, evidence) else self._quick(evidence, chosen)
             self.current = newest or self.current
+            self._trim_at = time.monotonic() + SETTLED_S
         idle = self._chooser is None or not self._chooser.is_alive()
         if self._choose_again and idle and time.monotonic() >= self._rest_until:
             self._choose_again = False
@@ -124,9 +133,10 @@ class Knowledge:
         started = time.monotonic()
         try:
             self._chosen = prepared(evidence)
+            if not self._choose_again:  # else it is soon of yesterday
+                keep(self._chosen)
         except AccrueError as error:
             self._remark(f"no head could be chosen: {error.message}")
-        heap.trim()
         self._rest_until = time.monotonic() + REST * (time.monotonic() - started)
 
     @contextmanager
@@ -140,6 +150,7 @@ class Knowledge:
         self._over.set()
         self._thread.join()
         self._box.close()
+        keep(self.current)
 
 
 def prepared(learned: Learned) -> Learned:

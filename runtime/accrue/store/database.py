@@ -16,6 +16,7 @@ from accrue.store.files import STEPS
 from accrue.store.schema import add_functions
 
 FILE_NAME = "state.db"
+CACHE_KIB = 512  # of each connection; the system caches the file as well
 BUSY_SECONDS = 5.0
 
 
@@ -101,6 +102,7 @@ class Database:
             isolation_level=None,
             check_same_thread=False,
         )
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         add_functions(connection)
         return connection
 

@@ -911,7 +911,7 @@ class Store:
         under way can be undone; and its newest, which is acknowledged next, last of all.
         """
         shots = [
-            (shot, _rows(blob, self.dim, self.path), bool(spared))
+            (shot, self._as_rows(blob), bool(spared))
             for shot, blob, spared in db.execute(
                 """SELECT id, rows, id IN (SELECT key FROM change WHERE entry = ? AND tbl = 'shot')
                 FROM shot WHERE class_id = ? AND active = 1 AND folded = 0 AND device = ''
@@ -996,8 +996,14 @@ class Store:
             found = db.execute("SELECT thumb FROM shot WHERE id = ?", (shot,)).fetchone()[0]
             return None if found is None else bytes(found)
 
-    def rows_by_class(self) -> list[ClassRows]:
-        """All evidence, per root class in the order of `classes()`."""
+    def rows_by_class(self, known: Iterable[ClassRows] = ()) -> list[ClassRows]:
+        """All evidence, per root class in the order of `classes()`.
+
+        Args:
+            known: evidence that was read before; rows of classes with the same shots are taken
+                from it, because rows of a shot never change.
+        """
+        held = {one.shot_ids: one for one in known}
         with self._database.reading() as db:
             groups = _groups(db)
             names = dict(db.execute("SELECT id, name FROM class").fetchall())
@@ -1008,14 +1014,11 @@ class Store:
                 )
             }
             disabled = {row[0] for row in db.execute("SELECT id FROM class WHERE disabled = 1")}
-            shots: dict[str, list[tuple[str, int, bytes]]] = {}
-            for member, shot, n_rows, blob, crc in db.execute(
-                """SELECT class_id, id, n_rows, rows, crc FROM shot
-                WHERE active = 1 AND folded = 0 ORDER BY id"""
+            shots: dict[str, list[str]] = {}
+            for member, shot in db.execute(
+                "SELECT class_id, id FROM shot WHERE active = 1 AND folded = 0"
             ):
-                shots.setdefault(member, []).append(
-                    (shot, n_rows, self._sound(f"shot {shot}", blob, crc))
-                )
+                shots.setdefault(member, []).append(shot)
             folded: dict[str, list[Statistics]] = {}
             for member, data in db.execute(
                 "SELECT class_id, statistics FROM folded WHERE active = 1 ORDER BY id"
@@ -1027,26 +1030,48 @@ class Store:
             ):
                 rows = self._sound(f"refusal {one}", rows, crc)
                 refused[member] = refused.get(member, b"") + rows
-        found = []
-        for root, group in groups.items():
-            mine = sorted(shot for member in group for shot in shots.get(member, ()))
-            sums = [one for member in group for one in folded.get(member, ())]
-            found.append(
-                ClassRows(
-                    root,
-                    names[root],
-                    _rows(b"".join(blob for _, _, blob in mine), self.dim, self.path),
-                    tuple(shot for shot, _, _ in mine),
-                    np.array([n for _, n, _ in mine], dtype=np.int64),
-                    sum(sums[1:], sums[0]) if sums else None,
-                    _rows(
-                        b"".join(refused.get(member, b"") for member in group), self.dim, self.path
-                    ),
-                    _rows(texts[root], self.dim, self.path)[0] if root in texts else None,
-                    root in disabled,
+            found = []
+            for root, group in groups.items():
+                mine = tuple(sorted(shot for member in group for shot in shots.get(member, ())))
+                sums = [one for member in group for one in folded.get(member, ())]
+                old = held.get(mine)
+                rows, counts = (old.rows, old.counts) if old else self._rows_of(db, mine)
+                found.append(
+                    ClassRows(
+                        root,
+                        names[root],
+                        rows,
+                        mine,
+                        counts,
+                        sum(sums[1:], sums[0]) if sums else None,
+                        self._as_rows(b"".join(refused.get(member, b"") for member in group)),
+                        self._as_rows(texts[root])[0] if root in texts else None,
+                        root in disabled,
+                    )
                 )
-            )
         return found
+
+    def _rows_of(
+        self, db: sqlite3.Connection, shots: Sequence[str]
+    ) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+        """Rows of kept shots, one after another, and how many each has."""
+        blobs, counts = [], []
+        for shot in shots:
+            n, blob, crc = db.execute(
+                "SELECT n_rows, rows, crc FROM shot WHERE id = ?", (shot,)
+            ).fetchone()
+            blobs.append(self._sound(f"shot {shot}", blob, crc))
+            counts.append(n)
+        return self._as_rows(b"".join(blobs)), np.array(counts, dtype=np.int64)
+
+    def _as_rows(self, blob: bytes) -> NDArray[np.int16]:
+        """int16 (n, dim), not to be written to."""
+        if len(blob) % (2 * self.dim):
+            raise corrupt(
+                self.path, f"{len(blob)} bytes of rows are no multiple of {self.dim} int16 values"
+            )
+        rows = np.frombuffer(blob, "<i2").reshape(-1, self.dim)
+        return rows if sys.byteorder == "little" else rows.astype(np.int16)
 
     def _sound(self, what: str, blob: bytes, crc: int) -> bytes:
         """The blob, if it is as it was written. Raises StoreCorrupt."""
@@ -1360,13 +1385,6 @@ def _next_shot_id(
 
 def _summarise(db: sqlite3.Connection, recorder: Recorder, summary: str) -> None:
     db.execute("UPDATE journal SET summary = ? WHERE seq = ?", (summary, recorder.seq))
-
-
-def _rows(blob: bytes, dim: int, path: Path) -> NDArray[np.int16]:
-    if len(blob) % (2 * dim):
-        raise corrupt(path, f"{len(blob)} bytes of rows are no multiple of {dim} int16 values")
-    rows = np.frombuffer(blob, "<i2").reshape(-1, dim)
-    return rows if sys.byteorder == "little" else rows.astype(np.int16)
 
 
 def _packed(statistics: Statistics) -> bytes:

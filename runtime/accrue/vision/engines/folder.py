@@ -240,8 +240,8 @@ class EngineFolder:
         return [by_stem[stem] for stem in stems if stem in by_stem and by_stem[stem].parity]
 
     def clean(self, *, everything: bool = False) -> list[Path]:
-        """Removes all but the active and previous engines, and of what has not been checked the
-        newest; with `everything`, all. Returns what was removed."""
+        """Removes all but the active and previous engines, and what was built after them and has
+        not been checked, of that the newest; with `everything`, all. Returns what was removed."""
         kept: set[str] = set()
         engines = self.engines()
         if not everything:
@@ -250,9 +250,9 @@ class EngineFolder:
             seen = set()
             for engine in engines:  # newest first
                 place = engine.space_id, engine.key.flavour
-                if engine.parity is None and place not in seen:
-                    seen.add(place)
+                if place not in seen and engine.parity is None:
                     kept.add(engine.stem)
+                seen.add(place)
         removed = self.unreadable()
         for engine in engines:
             if engine.stem not in kept:
