@@ -26,7 +26,8 @@ from accrue.learn.statistics import (
 _MAGIC = b"ACCRUEST"
 _HEAD = struct.Struct("<8sHHI32sI")  # magic, version, reserved, dim, space id, classes
 _CLASS = struct.Struct("<HQ")  # length of the id in UTF-8, n
-_PENDING_ROWS = 1024  # rows that wait before one matrix product adds them to the total
+# what waits before one matrix product adds it to the total
+_PENDING_ROWS, _PENDING_BLOCKS = 1024, 128
 
 
 class _Class:
@@ -233,7 +234,8 @@ class State:
         self.square_sum += sign * float(flat @ flat)
         self._pending[sign].append(rows.copy())
         self._pending_rows += len(rows)
-        if self._pending_rows >= _PENDING_ROWS:
+        blocks = len(self._pending[1]) + len(self._pending[-1])
+        if self._pending_rows >= _PENDING_ROWS or blocks >= _PENDING_BLOCKS:
             _ = self.total
 
     def add_statistics(self, class_id: str, statistics: Statistics) -> None:

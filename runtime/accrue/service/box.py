@@ -41,7 +41,7 @@ from accrue.service.burst import Burst
 from accrue.service.coach import Report, Screen, Skipped, report
 from accrue.service.guarded import measured
 from accrue.service.once import once
-from accrue.service.recall import keep, recalled
+from accrue.service.recall import forget, keep, recalled
 from accrue.service.settings import Settings
 from accrue.service.unknown import Moment, Queue, present
 from accrue.store import (
@@ -726,7 +726,10 @@ class Box:
         return self._changing().enable(name, actor=self.settings.actor)
 
     def purge(self, name: str) -> Purged:
-        return self._changing().purge(name, actor=self.settings.actor)
+        purged = self._changing().purge(name, actor=self.settings.actor)
+        self._learned = None
+        forget(self.settings.state)
+        return purged
 
     def relabel(self, shots: Sequence[str], name: str, *, force: bool = False) -> Entry:
         """Raises Refused where it makes the answers worse (setting `guard`) and not `force`."""

@@ -15,6 +15,7 @@ import json
 import zipfile
 import zlib
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 FILE_NAME = "choice.npz"
 FORMAT_VERSION = 1
 MANY_SHOTS = 200  # below, working it out is as fast as reading it
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError),
+)
 
 
 def key_of(learned: Learned) -> str:
@@ -52,12 +56,17 @@ def key_of(learned: Learned) -> str:
     return hasher.hexdigest()
 
 
+def _opened(folder: Path) -> Any:
+    """What is kept. In memory, because a file that is no archive would stay open."""
+    return np.load(io.BytesIO((folder / FILE_NAME).read_bytes()), allow_pickle=False)
+
+
 def recalled(learned: Learned) -> Choice | None:
     """The choice for exactly this evidence, its head solved; None where it is not kept."""
     if learned.folder is None or len(learned.shots) < MANY_SHOTS:
         return None
     try:
-        with np.load(learned.folder / FILE_NAME, allow_pickle=False) as kept:
+        with _opened(learned.folder) as kept:
             if str(kept["key"]) != key_of(learned):
                 return None
             told = json.loads(str(kept["told"]))
@@ -81,7 +90,7 @@ def recalled(learned: Learned) -> Choice | None:
                 told["rivals"],
                 told["place"],
             )
-    except (*_UNREADABLE, IndexError):
+    except _UNREADABLE:
         return None
 
 
@@ -93,8 +102,8 @@ def keep(learned: Learned) -> None:
         return
     if len(known.shots) < MANY_SHOTS:
         return
-    key, path = key_of(known), known.folder / FILE_NAME
-    with suppress(*_UNREADABLE), np.load(path, allow_pickle=False) as kept:
+    key = key_of(known)
+    with suppress(*_UNREADABLE), _opened(known.folder) as kept:
         if str(kept["key"]) == key:
             return
     position = {class_id: k for k, class_id in enumerate([*known.names, ""])}
@@ -112,4 +121,10 @@ def keep(learned: Learned) -> None:
         familiarity=left_out.familiarity,
     )
     with suppress(StoreError):  # a full or read-only disk: it is worked out again
-        write_atomically(path, [content.getvalue()])
+        write_atomically(known.folder / FILE_NAME, [content.getvalue()])
+
+
+def forget(folder: Path) -> None:
+    """Keeps nothing, as after a purge: what was worked out tells of what is gone."""
+    with suppress(OSError):
+        (folder / FILE_NAME).unlink()
