@@ -246,12 +246,16 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Put encoders side by side, as a table and a plot."""
+    from accrue.bundle import Bundle
     from accrue_export.ladder import folders
     from accrue_export.plot import draw
 
     if len(bundles) < 2:
         raise UsageError("one bundle; expected two or more to compare")
     photos = folders(None, train, test)
+    for path in bundles:  # before minutes are spent on the first
+        if not path.exists():
+            Bundle.open(path)
     ladders = [_measured(path, photos) for path in bundles]
     if plot:
         draw(ladders, plot)

@@ -467,7 +467,9 @@ def _reading(path: Path, name: str = "") -> Iterator[None]:
                 f"{what} is missing", hint=_AGAIN, path=str(path), file=name
             ) from error
         raise NotFound(
-            f"no bundle at {path}", hint="give a folder or file with --bundle", path=str(path)
+            f"no bundle at {path}",
+            hint="give the path of one: a folder, or a .accrue or .zip file",
+            path=str(path),
         ) from error
     except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
         if name:

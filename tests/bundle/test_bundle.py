@@ -130,7 +130,8 @@ def test_canonical_json_has_one_form_per_value() -> None:
 def test_nothing_there_is_not_found(tmp_path: Path) -> None:
     """The message names the path and how to give one."""
     text = refusal(tmp_path / "none", NotFound)
-    assert text == f"no bundle at {tmp_path}/none; give a folder or file with --bundle"
+    hint = "give the path of one: a folder, or a .accrue or .zip file"
+    assert text == f"no bundle at {tmp_path}/none; {hint}"
 
 
 def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:

@@ -161,6 +161,12 @@ def test_a_name_without_an_address_is_said_to_be_one(make_link: MakeLink) -> Non
     assert error.message.startswith("no address is known for the broker 'no-such-host.invalid'")
 
 
+def test_a_port_in_the_name_is_said_to_be_an_option(make_link: MakeLink) -> None:
+    error = failure(make_link(Endpoint("broker.invalid:1234")))
+    assert isinstance(error, BrokerUnreachable)
+    assert error.hint == "the port is an option of its own: broker.invalid with --port 1234"
+
+
 @pytest.mark.parametrize("code", [errno.EHOSTUNREACH, errno.ENETUNREACH])
 def test_no_route_is_said_to_be_one(code: int) -> None:
     error = unreachable(Endpoint("10.1.2.3"), OSError(code, "No route to host"))

@@ -86,7 +86,11 @@ def join(
             joined = fleet.join_by_ticket(ticket, host=broker, name=name)
         else:
             if not broker:
-                raise UsageError("no --broker was given", hint="the owner knows its name")
+                raise UsageError(
+                    "no --broker was given",
+                    hint=f"accrue fleet join {code} --broker HOST; `accrue-fleet roster invite` "
+                    "showed HOST to the owner",
+                )
             ca_text = ""
             if ca is not None:
                 with translated(ca):
@@ -97,6 +101,10 @@ def join(
                 nonlocal asked
                 if not asked:
                     note(f"asked to join; key {fingerprint(fleet.identity().public)}")
+                    note(
+                        f"waiting up to {seconds} s for the owner (accrue-fleet roster accept); "
+                        "a wrong or expired code is told to the owner alone"
+                    )
                 asked = True
 
             joined = fleet.join(

@@ -160,7 +160,8 @@ def broker(
     with opened(context) as workspace:
         if not host:
             raise UsageError(
-                "no --host was given", hint="the name or address that devices reach the broker at"
+                "no --host was given",
+                hint=f"the name or address that devices reach it at: {PROGRAM} broker --host NAME",
             )
         if external:
             password = _secret("password", password_file)
@@ -191,6 +192,11 @@ def broker(
         ca_text = files.ca.read_text() if tls else ""
         workspace.set_broker(Broker(host[0], port, tls, user, password, ca_text))
         _broker_said(workspace, files, as_json)
+        if os.geteuid() == 0 and not run_as and not installed_at:
+            note(
+                "started by root, mosquitto becomes the user mosquitto, who may not read this "
+                f"folder: {PROGRAM} broker --run-as root with the same options, or --installed-at"
+            )
         for file in made:
             note(f"account {file.stem}, its password: {file}")
 

@@ -323,7 +323,7 @@ class Link:
             self._down(
                 BrokerUnreachable(
                     f"no address is known for the broker {host!r}: {error}",
-                    hint="check its name, or give its IP address",
+                    hint=_hint_for(host),
                 )
             )
             return
@@ -688,6 +688,14 @@ class _Client(mqtt.Client):
 
     def _create_socket(self) -> Any:
         return self._ready_wire
+
+
+def _hint_for(host: str) -> str:
+    """What to type in the place of a name without an address."""
+    name, colon, port = host.partition(":")
+    if colon and port.isdecimal():
+        return f"the port is an option of its own: {name} with --port {port}"
+    return "check its name, or give its IP address"
 
 
 def backoff_s(attempts: int, timing: Timing, jitter: Callable[[], float]) -> float:

@@ -124,8 +124,8 @@ class OwnerLine:
                     raise Conflict(
                         f"another visit at the broker of fleet {self._workspace.fleet} has not "
                         f"ended within {WAIT_S:g} s",
-                        hint="let it end first, as `accrue-fleet roster accept`; nothing was "
-                        "changed",
+                        hint="nothing was changed; does `accrue-fleet roster invite --wait` or "
+                        "`roster accept` wait in another window? let it end, or stop it (Ctrl-C)",
                         path=str(self._workspace.folder),
                     ) from None
                 time.sleep(0.05)
