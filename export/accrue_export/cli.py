@@ -252,10 +252,10 @@ def compare(
 
     if len(bundles) < 2:
         raise UsageError("one bundle; expected two or more to compare")
-    photos = folders(None, train, test)
     for path in bundles:  # before minutes are spent on the first
         if not path.exists():
             Bundle.open(path)
+    photos = folders(None, train, test)
     ladders = [_measured(path, photos) for path in bundles]
     if plot:
         draw(ladders, plot)
@@ -401,10 +401,24 @@ def _text_of(file: Path | None) -> str:
 
 
 @contextmanager
+def _extra_needed() -> Iterator[None]:
+    """A package of the extra that is not installed is an error of ours."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnxscript", "safetensors", "torch"):
+            raise
+        raise AccrueError(
+            f"{error.name} is not installed here", hint='pip install "accrue[export]"'
+        ) from error
+
+
+@contextmanager
 def _one_line(words: Sequence[str], codes: list[int]) -> Iterator[None]:
     """Whatever is raised becomes a line on stderr and an exit code."""
     try:
-        yield
+        with _extra_needed():
+            yield
     except AccrueError as error:
         note(f"accrue-export: {error.message}")
         if error.hint:

@@ -239,6 +239,11 @@ def test_an_open_input_size_is_taken_where_one_vector_comes_out(tmp_path: Path) 
         (["verify", "none"], 3, "no bundle at none"),
         (["verify", "none", "--train", "a"], 2, "expected --data DIR, or --train DIR with --test"),
         (["compare", "one", "--train", "a", "--test", "b"], 2, "one bundle; expected two or more"),
+        (
+            ["compare", default_bundle_path(), "no", "--train", ".", "--test", "."],
+            3,
+            "no bundle at no",
+        ),
     ],
 )
 def test_wrong_words_give_one_line_and_their_exit_code(
@@ -480,6 +485,24 @@ def test_one_folder_is_halved(
     assert call("verify", bundle, "--data", tmp_path / "data", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["train"], found["test"]) == (6, 9)
+
+
+def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None:
+    """The command itself loads without onnx."""
+    (tmp_path / "onnx.py").write_text("raise ModuleNotFoundError('no onnx', name='onnx')")
+    places = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", "from accrue_export.cli import main; main(['models'])"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": places},
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "accrue-export: onnx is not installed here",
+        '  pip install "accrue[export]"',
+    ]
 
 
 def test_compare_puts_encoders_side_by_side(

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 from release_world import RELEASE, Device, carried
 
 from accrue.bundle import Bundle
+from provisioning import accrue_release
 
 OLD, NEW = "1.0", "2.0"
 CUTS = int(os.environ.get("ACCRUE_CUTS", "50"))
@@ -85,6 +87,23 @@ def test_the_first_release_is_current_at_once_and_a_second_install_changes_nothi
     assert "is installed already" in said
     assert device.status()["trial"] is None
     assert sorted(str(path) for path in device.opt.rglob("*")) == before
+
+
+def test_a_root_that_is_named_from_here_is_as_good_as_a_whole_path(
+    payloads: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    device = Device(Path("root"))
+    device.do("install", str(payloads["old"]))
+    assert device.runs() == OLD
+    assert (device.opt / "current").resolve().is_relative_to(tmp_path.resolve())
+
+
+def test_a_program_that_fails_is_told_with_its_error_and_not_with_its_hint() -> None:
+    text = "import sys; sys.exit('accrue: no bundle at x\\n  give another')"
+    words = [sys.executable, "-c", text]
+    with pytest.raises(accrue_release.Problem, match="no bundle at x"):
+        accrue_release._run(words, hint="")
 
 
 def test_a_release_has_its_bundle_its_board_and_the_packages_of_the_payload_alone(

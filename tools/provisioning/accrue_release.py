@@ -626,7 +626,10 @@ def _of_disk(error: OSError, payload: Payload) -> Problem:
 def _run(
     words: list[str], *more: str, hint: str, environment: dict[str, str] | None = None
 ) -> None:
-    """Runs a program without anything of our environment. Raises Problem with its last line."""
+    """Runs a program without anything of our environment. Raises Problem with what it said last.
+
+    A line that is indented belongs to the one before it, as a hint does to its error.
+    """
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
             [*words, *more],
@@ -645,8 +648,9 @@ def _run(
             },
         )
     if done.returncode:
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        last = next((line for line in lines if line.startswith("ERROR")), "") or (lines or [""])[-1]
+        lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+        said = [line for line in lines if not line[0].isspace()] or [line.strip() for line in lines]
+        last = next((line for line in said if line.startswith("ERROR")), "") or (said or [""])[-1]
         if "No space left on device" in done.stdout:
             last, hint = "no space left on the disk; nothing was changed", "make room, then again"
         raise Problem(f"{Path(words[0]).name} failed ({done.returncode}): {last[:300]}", hint)
@@ -969,7 +973,8 @@ def parser() -> argparse.ArgumentParser:
 
 def call(words: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Exit code, and the state of things as `status` has it."""
-    layout, service = Layout(words.root), Service(words.root)
+    root = words.root.absolute()  # programs are run elsewhere than here
+    layout, service = Layout(root), Service(root)
     code = 0
     if words.verb == "status":
         return 0, status(layout)
