@@ -487,12 +487,15 @@ def test_one_folder_is_halved(
     assert (found["train"], found["test"]) == (6, 9)
 
 
+BUILD = ("build", "resnet18", "--random", "1", "-o", "never-written")
+
+
 def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None:
     """The command itself loads without onnx."""
     (tmp_path / "onnx.py").write_text("raise ModuleNotFoundError('no onnx', name='onnx')")
     places = os.pathsep.join([str(tmp_path), *sys.path])
     done = subprocess.run(
-        [sys.executable, "-c", "from accrue_export.cli import main; main(['models'])"],
+        [sys.executable, "-c", "from accrue_export.cli import main; main()", *BUILD],
         check=False,
         capture_output=True,
         text=True,
