@@ -22,7 +22,7 @@ from accrue.bundle import Bundle
 from provisioning import accrue_release
 
 OLD, NEW = "1.0", "2.0"
-CUTS = int(os.environ.get("ACCRUE_CUTS", "50"))
+CUTS = int(os.environ.get("ACCRUE_CUTS", "16"))
 
 
 @pytest.fixture(scope="module")
@@ -466,7 +466,7 @@ def test_a_cut_at_any_step_of_the_start_after_a_cut_changes_nothing(
 def test_the_power_is_cut_at_random_moments_of_an_install(
     payloads: dict[str, Path], space: str, tmp_path: Path, before: str
 ) -> None:
-    """All processes are killed: half of the 50 moments in a first install, half in an update."""
+    """All processes are killed: half of the moments in a first install, half in an update."""
     first = Device(tmp_path / "first")
     if before == "old":
         first.do("install", str(payloads["old"]))

@@ -82,6 +82,14 @@ PARTS = (
         ),
     ),
     Part(
+        "growth",
+        "Growth with dimension and shots",
+        "The same turns: 1,000 classes of five shots by dimension, 100 classes at d = 512 by the "
+        "shots of each. A shot is at most O(dim²) and a prediction O(dim² + classes · dim); "
+        "neither depends on how many shots were taught.",
+        _bench("growth", quick=("--dims", "128,512", "--shots", "2,20", "--rounds", "10")),
+    ),
+    Part(
         "encode",
         "A photo to an embedding",
         "Decode, preprocess, encode, and the whole as the device does it.",
@@ -120,6 +128,17 @@ PARTS = (
         lambda quick: [
             "tools/fleet_sim.py",
             *("--devices", "50" if quick else "200"),
+            *("--rate", "50", "--json"),
+        ],
+        json="stdout",
+    ),
+    Part(
+        "fleet_small",
+        "A smaller fleet",
+        "The same with fewer devices, at the same number of lessons a second.",
+        lambda quick: [
+            "tools/fleet_sim.py",
+            *("--devices", "10" if quick else "50"),
             *("--rate", "50", "--json"),
         ],
         json="stdout",
@@ -274,8 +293,8 @@ def page(out: Path, machine: Found) -> str:
         lines += [f"`python {command}` ({told['seconds']:.0f} s)", ""]
         if told["exit"]:
             lines += [f"**It failed with exit code {told['exit']}.**", ""]
-        if part.name == "fleet":
-            lines += fleet_table(found.get("fleet", {}))
+        if part.name.startswith("fleet"):
+            lines += fleet_table(found.get(part.name, {}))
         elif part.name == "accuracy":
             tables = out / "accuracy" / "tables.md"
             lines += [tables.read_text().strip() if tables.exists() else "", ""]
@@ -338,6 +357,37 @@ def draw(out: Path, found: dict[str, Found]) -> dict[str, list[str]]:
             axes.grid(alpha=0.3)
         right.legend(fontsize=7)
         save("heads", "growth-heads", figure, "Time of a shot and of a prediction by classes")
+    if "growth" in found:
+        figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
+        for axes, by, title in zip(
+            panels, ("dims", "shots"), ("dimension", "shots of each class"), strict=True
+        ):
+            growth: dict[str, list[tuple[int, Found]]] = {}
+            for size in found["growth"][by]:
+                for one in size["heads"]:
+                    growth.setdefault(one["name"], []).append((size["value"], one))
+            for name, points in growth.items():
+                values = [n for n, _ in points]
+                (line,) = axes.plot(values, [one["shot"]["median"] for _, one in points], "-o")
+                line.set_label(f"{name}, one shot")
+                predict = [one["predict"]["median"] for _, one in points]
+                axes.plot(values, predict, "--", color=line.get_color())
+            axes.set(xscale="log", yscale="log", xlabel=title)
+            axes.grid(alpha=0.3)
+        panels[0].set(ylabel="ms", title="lines: one shot; dashes: one prediction")
+        panels[1].legend(fontsize=7)
+        save("growth", "growth-dims-shots", figure, "Time of a shot by dimension and by shots")
+    fleets = [found[name] for name in ("fleet_small", "fleet") if name in found]
+    if len(fleets) > 1:
+        figure, axes = pyplot.subplots(figsize=(6, 4))
+        for share in ("p50", "p95", "p99"):
+            points_s = [one["latency_s"][share] for one in fleets]
+            axes.plot([one["devices"] for one in fleets], points_s, "-o", label=share)
+        axes.set(xlabel="devices", ylabel="s", ylim=(0, None))
+        axes.set_title("taught by one, until all others have it")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        save("fleet_small", "growth-devices", figure, "Time to all devices by their number")
     if "service" in found:
         figure, axes = pyplot.subplots(figsize=(6, 4))
         sizes = found["service"]["sizes"]

@@ -16,7 +16,6 @@ from accrue.store.files import STEPS
 from accrue.store.schema import add_functions
 
 FILE_NAME = "state.db"
-CACHE_KIB = 512  # of each connection; the system caches the file as well
 BUSY_SECONDS = 5.0
 
 
@@ -52,6 +51,7 @@ class Database:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # an acknowledged shot is on the disk
+            connection.execute("PRAGMA cache_size = -512")  # KiB; the system caches it too
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")  # folded and purged rows are zeroed
             if fresh:
@@ -88,6 +88,7 @@ class Database:
             mode = "mode=ro&immutable=1"  # WAL needs a file beside the database, which cannot be
         connection = self._connect(mode)
         try:
+            connection.execute("PRAGMA cache_size = -512")  # KiB; the system caches it too
             connection.execute("PRAGMA query_only = ON")
         except BaseException:
             connection.close()
@@ -102,7 +103,6 @@ class Database:
             isolation_level=None,
             check_same_thread=False,
         )
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         add_functions(connection)
         return connection
 

@@ -1057,9 +1057,12 @@ class Store:
         """Rows of kept shots, one after another, and how many each has."""
         blobs, counts = [], []
         for shot in shots:
-            n, blob, crc = db.execute(
+            found = db.execute(
                 "SELECT n_rows, rows, crc FROM shot WHERE id = ?", (shot,)
-            ).fetchone()
+            ).fetchall()
+            if not found:
+                raise corrupt(self.path, f"shot {shot} is in an index and nowhere else")
+            n, blob, crc = found[0]
             blobs.append(self._sound(f"shot {shot}", blob, crc))
             counts.append(n)
         return self._as_rows(b"".join(blobs)), np.array(counts, dtype=np.int64)
