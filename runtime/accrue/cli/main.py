@@ -75,7 +75,9 @@ def settings(
     ] = None,
     bundle: Annotated[
         str | None,
-        typer.Option(metavar="BUNDLE", help="Encoder bundle (ACCRUE_BUNDLE); else the default."),
+        typer.Option(
+            "--bundle", metavar="BUNDLE", help="Encoder bundle (ACCRUE_BUNDLE); else the default."
+        ),
     ] = None,
     config: Annotated[
         str | None, typer.Option(metavar="FILE", help="YAML file (ACCRUE_CONFIG).")
