@@ -282,6 +282,11 @@ def page(out: Path, machine: Found) -> str:
     for aim in aims:
         value = "-" if aim.value is None else f"{aim.value:.2f} {aim.unit}"
         lines.append(f"| {aim.what} | {aim.limit:g} {aim.unit} | {value} | {aim.verdict} |")
+    lines += [
+        "",
+        "Why some are missed, and what was tried: "
+        "[Experiments](experiments.md#targets-that-are-missed).",
+    ]
     plots = draw(out, found)
     for part in PARTS:
         ran = out / f"{part.name}.run.json"
