@@ -7,10 +7,14 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from fleet_world import World
 
 # As accrue sets them before it imports OpenCV; some tests import it first, in the same process.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
@@ -68,6 +72,17 @@ def log_set_up_by_a_command_goes_with_it() -> Iterator[None]:
 def nightly() -> bool:
     """Whether this is the long run of `./tools/nightly`."""
     return os.environ.get("ACCRUE_NIGHTLY") == "1"
+
+
+@pytest.fixture
+def world(tmp_path: Path, tiny_bundle: Path) -> Iterator[World]:
+    """A fleet with an owner and a real broker, from an empty folder."""
+    from fleet_world import World  # it needs the packages of a fleet
+
+    made = World(tmp_path, tiny_bundle)
+    made.start()
+    yield made
+    made.stop_broker()
 
 
 @pytest.fixture(scope="session")

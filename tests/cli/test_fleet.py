@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,14 +30,6 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ACCRUE_BLUR", "1")
     monkeypatch.setenv("ACCRUE_VIEWS", "2")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
-
-
-@pytest.fixture
-def world(tmp_path: Path, tiny_bundle: Path) -> Iterator[World]:
-    made = World(tmp_path, tiny_bundle)
-    made.start()
-    yield made
-    made.stop_broker()
 
 
 @pytest.fixture

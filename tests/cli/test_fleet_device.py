@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,6 @@ def until(holds: Callable[[], Any]) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError("it did not come to hold")
-
-
-@pytest.fixture
-def world(tmp_path: Path, tiny_bundle: Path) -> Iterator[World]:
-    made = World(tmp_path, tiny_bundle)
-    made.start()
-    yield made
-    made.stop_broker()
 
 
 def test_a_device_that_runs_joins_learns_from_others_tells_them_and_leaves(

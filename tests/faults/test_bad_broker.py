@@ -9,7 +9,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -284,14 +284,6 @@ class Liar:
 def resident_mb() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-@pytest.fixture
-def world(tmp_path: Path, tiny_bundle: Path) -> Iterator[World]:
-    made = World(tmp_path, tiny_bundle)
-    made.start()
-    yield made
-    made.stop_broker()
 
 
 def test_a_device_outlives_a_broker_that_lies_and_floods(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,6 @@ def alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {"DUPLICATES": "1", "BLUR": "1", "VIEWS": "2", "ACTOR": "tester"}.items():
         monkeypatch.setenv(f"ACCRUE_{name}", value)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
-
-
-@pytest.fixture
-def world(tmp_path: Path, tiny_bundle: Path) -> Iterator[World]:
-    made = World(tmp_path, tiny_bundle)
-    made.start()
-    yield made
-    made.stop_broker()
 
 
 @pytest.fixture

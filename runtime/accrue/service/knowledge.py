@@ -61,9 +61,8 @@ class Knowledge:
     def _first(self) -> Learned:
         evidence = self._evidence
         known = evidence.answering
-        if len(known.shots) < MANY_SHOTS or self._box.settings.chosen_head() is not None:
-            return prepared(evidence)
-        if known.kept_choice is not None:
+        few_or_named = len(known.shots) < MANY_SHOTS or self._box.settings.chosen_head() is not None
+        if few_or_named or known.kept_choice is not None:
             return prepared(evidence)
         self._choose_again = True
         head = Cosine(texts=known.texts)

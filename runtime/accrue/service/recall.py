@@ -100,6 +100,8 @@ def keep(learned: Learned) -> None:
     found: Choice | None = known.__dict__.get("choice")
     if found is None or known.earlier is not None or known.folder is None:
         return
+    if found is known.kept_choice:  # it came from there
+        return
     if len(known.shots) < MANY_SHOTS:
         return
     key = key_of(known)
