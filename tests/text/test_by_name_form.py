@@ -15,6 +15,7 @@ from accrue.service.access import OPERATOR, Access
 from accrue.service.console import console_routes
 from accrue.service.daemon import Device
 from accrue.service.http.app import create_app
+from accrue.service.http.replies import Replies
 from accrue.service.settings import Settings
 
 
@@ -22,7 +23,9 @@ from accrue.service.settings import Settings
 def operator(tmp_path: Path, text_bundle: Path) -> Iterator[TestClient]:
     settings = Settings(state=tmp_path / "state", bundle=text_bundle)
     with Device(settings, cameras=()) as device, Access(settings.state) as access:
-        app = create_app(device, access=access, more=console_routes(device, access))
+        replies = Replies(settings.state)
+        pages = console_routes(device, access, replies)
+        app = create_app(device, access=access, replies=replies, more=pages)
         _, token = access.add("Olga", OPERATOR, by="test")
         base = "http://127.0.0.1:8420"
         headers = {"Origin": base, "Authorization": f"Bearer {token}"}

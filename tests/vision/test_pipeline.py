@@ -209,17 +209,42 @@ def test_a_camera_that_ends_is_a_failure_and_leaves_no_process() -> None:
 
 
 @needs_gstreamer
-def test_a_camera_that_stands_still_is_a_failure() -> None:
-    """Nothing ever comes; the wait has its limit, and the process is ended."""
+@pytest.mark.parametrize(
+    ("sleep_us", "limits", "read"),
+    [(60_000_000, {"first_timeout_s": 1.0}, 0), (4_000_000, {"timeout_s": 1.0}, 1)],
+)
+def test_a_camera_that_stands_still_is_a_failure(
+    sleep_us: int, limits: dict[str, float], read: int
+) -> None:
+    """From the beginning or later; either wait has its limit, and the process is ended."""
     caps = "video/x-raw,width=64,height=48,framerate=30/1"
-    text = f"videotestsrc is-live=true ! {caps} ! identity sleep-time=60000000"
-    pipeline = Pipeline(text, "still", timeout_s=1.0)
+    text = f"videotestsrc is-live=true ! {caps} ! identity sleep-time={sleep_us}"
+    pipeline = Pipeline(text, "still", **limits)
     try:
+        for _ in range(read):
+            pipeline.read()
         with pytest.raises(SourceError, match=r"^still gave no frame for 1 s"):
             pipeline.read()
     finally:
         pipeline.close()
     assert pipeline._process.poll() is not None
+
+
+@needs_gstreamer
+def test_where_gstreamer_was_never_used_the_first_frame_may_take_long(
+    tmp_path: Path,
+) -> None:
+    """It looks through all its plugins first, for longer than a camera may stand still."""
+    slow = tmp_path / "gst-launch-1.0"
+    slow.write_text(f'#!/bin/sh\nsleep 2\nexec {shutil.which("gst-launch-1.0")} "$@"\n')
+    slow.chmod(slow.stat().st_mode | stat.S_IXUSR)
+    caps = "video/x-raw,width=64,height=48,framerate=30/1"
+    text = f"videotestsrc is-live=true ! {caps}"
+    pipeline = Pipeline(text, "new", timeout_s=1.5, program=str(slow))
+    try:
+        assert pipeline.read().shape == (48, 64, 3)
+    finally:
+        pipeline.close()
 
 
 @needs_gstreamer

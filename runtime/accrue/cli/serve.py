@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from enum import Enum
 from importlib.util import find_spec
@@ -84,6 +84,7 @@ def serve(
     from accrue.service.console import console_routes
     from accrue.service.daemon import ENROLMENT, Device
     from accrue.service.heap import few_heaps
+    from accrue.service.http.replies import Replies
     from accrue.service.http.server import Service, write_address
     from accrue.service.logs import set_up
     from accrue.service.notify import Notifier
@@ -97,14 +98,15 @@ def serve(
         told = {name: found.text for name, found in origins.items()}
         device = Device(settings, cameras=cameras, alive=notifier.alive, origins=told)
         access = parts.enter_context(Access(settings.state))
+        replies = parts.enter_context(closing(Replies(settings.state)))
 
         def started() -> None:
             write_address(settings.state, service.place)
             notifier.ready(f"{count(len(cameras), 'camera')}, {service.place.url}")
             panel.start()
 
-        pages = console_routes(device, access)
-        service = Service(device, access, plain=plain, started=started, more=pages)
+        pages = console_routes(device, access, replies)
+        service = Service(device, access, plain=plain, replies=replies, started=started, more=pages)
         parts.callback(service.socket.close)
         parts.callback(device.stop)
         device.start()

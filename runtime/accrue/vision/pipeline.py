@@ -29,7 +29,9 @@ from accrue.errors import NotFound, SourceError, UsageError
 
 PROGRAM = "gst-launch-1.0"
 PACKAGES = "gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
-TIMEOUT_S = 10.0  # to the first frame and between frames
+TIMEOUT_S = 10.0  # between frames
+# To the first: where GStreamer was never used before, it looks through all its plugins (7 s here).
+FIRST_TIMEOUT_S = 30.0
 CLOSE_S = 2.0  # for the process to end by itself; a camera daemon wants to be told
 STDERR_LINES = 50
 LARGEST_SIDE_PX = 16_384
@@ -75,7 +77,7 @@ class Pipeline:
         text: elements up to raw video in the system's memory; an appsink at its end is left out.
         name: what messages call it; no password.
         hide: takes passwords out of what GStreamer says.
-        timeout_s: to the first frame and between frames.
+        timeout_s: between frames. first_timeout_s: to the first one.
 
     Raises:
         SourceError: GStreamer is missing, or the text cannot be split into words.
@@ -88,9 +90,11 @@ class Pipeline:
         *,
         hide: Callable[[str], str] = lambda text: text,
         timeout_s: float = TIMEOUT_S,
+        first_timeout_s: float = FIRST_TIMEOUT_S,
         program: str = PROGRAM,
     ) -> None:
-        self.name, self._hide, self._timeout_s = name, hide, timeout_s
+        self.name, self._hide = name, hide
+        self._timeout_s, self._first_timeout_s = timeout_s, first_timeout_s
         found = shutil.which(program)
         if found is None:
             raise SourceError(
@@ -141,11 +145,12 @@ class Pipeline:
         Raises:
             SourceError: no frame came in time, or GStreamer ended; it says why.
         """
-        until = time.monotonic() + self._timeout_s
+        timeout = self._timeout_s if self._frames else self._first_timeout_s
+        until = time.monotonic() + timeout
         while (size := self._size_told()) is None or len(self._pending) < size.bytes:
             left = until - time.monotonic()
             if left <= 0:
-                raise self._failed(f"gave no frame for {self._timeout_s:g} s")
+                raise self._failed(f"gave no frame for {timeout:g} s")
             if len(self._pending) > LARGEST_FRAME_BYTES:
                 raise self._failed("does not say how large its frames are")
             # Read also while the size is not known yet: a sink that cannot write keeps

@@ -90,10 +90,9 @@ class Memory:
 class Pages:
     """Renders the templates for who asks."""
 
-    def __init__(self, device: Device) -> None:
-        self.device = device
+    def __init__(self, device: Device, replies: Replies) -> None:
+        self.device, self.replies = device, replies
         self.memory = Memory()
-        self.replies = Replies(device.settings.state)
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,

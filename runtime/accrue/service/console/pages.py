@@ -22,6 +22,7 @@ from accrue.service.console.page import HERE, Pages, Said, call_of
 from accrue.service.http import verbs, work
 from accrue.service.http.guard import grant_of
 from accrue.service.http.problems import problem, status_of
+from accrue.service.http.replies import Replies
 from accrue.service.http.shapes import class_view, name_of
 from accrue.service.http.table import PREFIX, require
 from accrue.store import ClassRow
@@ -283,10 +284,10 @@ class _Files(StaticFiles):
         return response
 
 
-def console_routes(device: Device, access: Access) -> list[BaseRoute]:
+def console_routes(device: Device, access: Access, replies: Replies) -> list[BaseRoute]:
     """The routes of the console, for `more` of `create_app`."""
     mimetypes.add_type("text/javascript", ".js")  # some machines have it as text/plain
-    pages = Pages(device)
+    pages = Pages(device, replies)
     screens: list[BaseRoute] = [
         Route(path, _endpoint(device, access, pages, role, screen), methods=["GET"])
         for path, role, screen in SCREENS

@@ -39,6 +39,7 @@ def create_app(
     device: Device,
     *,
     access: Access | None = None,
+    replies: Replies | None = None,
     more: Sequence[BaseRoute] = (),
     public: Callable[[], str] = lambda: "",
 ) -> Starlette:
@@ -49,20 +50,22 @@ def create_app(
 
     Args:
         access: who may come in; default: the list in the device's state folder.
+        replies: what was answered before; default: those in the state folder. They are closed
+            with the application.
         more: further routes, as of the console; they watch over their own roles with
             `accrue.service.http.table.require`.
         public: gives the address that others call the device by, as
             `https://device.local:8420`; default: the one of each request.
     """
     access = access or Access(device.settings.state)
-    replies = Replies(device.settings.state)
+    kept = replies or Replies(device.settings.state)
     hub = Hub(device, access)
-    runner = Runner(device, access, replies, public)
+    runner = Runner(device, access, kept, public)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        replies.close()
+        kept.close()
 
     app = Starlette(
         routes=[*runner.routes(operations(hub)), *more],

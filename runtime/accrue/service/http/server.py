@@ -24,6 +24,7 @@ from accrue.errors import AccrueError, Conflict, UsageError
 from accrue.service.access import Access
 from accrue.service.http.app import create_app
 from accrue.service.http.patience import Patient
+from accrue.service.http.replies import Replies
 from accrue.service.http.tls import Identity, addresses, identity, ways_out
 from accrue.service.settings import Settings, address
 from accrue.store.files import write_atomically
@@ -69,7 +70,7 @@ class Service(uvicorn.Server):
 
     Args:
         plain: HTTP beyond loopback, too. started: called once it takes requests.
-        more: further routes.
+        replies, more: as of `create_app`.
 
     Raises:
         Conflict: the port is taken. UsageError: no such address.
@@ -81,6 +82,7 @@ class Service(uvicorn.Server):
         access: Access,
         *,
         plain: bool = False,
+        replies: Replies | None = None,
         started: Callable[[], object] = lambda: None,
         more: Sequence[BaseRoute] = (),
     ) -> None:
@@ -96,7 +98,13 @@ class Service(uvicorn.Server):
             port = int(self.socket.getsockname()[1])
             self.place = Place(found[0], port, _url(settings, found[0], port, own), own)
             routes = [*_authority(own), *more]  # the console has an answer for every other path
-            self.app = create_app(device, access=access, more=routes, public=lambda: self.place.url)
+            self.app = create_app(
+                device,
+                access=access,
+                replies=replies,
+                more=routes,
+                public=lambda: self.place.url,
+            )
         except BaseException:
             self.socket.close()
             raise
