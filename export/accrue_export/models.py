@@ -64,6 +64,19 @@ class Request:
     std: tuple[float, float, float] | None = None
     licence: str = ""
 
+    def check(self) -> None:
+        """What can be told without loading torch, which takes up to a minute.
+
+        Raises:
+            UsageError: weights of two kinds. NotFound: no such file.
+        """
+        if self.seed is not None and (self.weights or self.tag):
+            raise UsageError(
+                "--random makes weights up; expected it without --weights and --pretrained"
+            )
+        if self.weights and not self.weights.is_file():
+            raise NotFound(f"no weights file {self.weights}", path=str(self.weights))
+
 
 @dataclass
 class Tower:
@@ -97,14 +110,8 @@ def load(request: Request, step: Step = silent) -> Tower:
         NotFound: weights that cannot be fetched, or a file that is not there.
         BundleError: a weights file of another model.
     """
+    request.check()
     need_libraries()
-    given = [bool(request.weights), request.seed is not None]
-    if sum(given) > 1 or (request.seed is not None and request.tag):
-        raise UsageError(
-            "--random makes weights up; expected it without --weights and --pretrained"
-        )
-    if request.weights and not request.weights.is_file():
-        raise NotFound(f"no weights file {request.weights}", path=str(request.weights))
     with step(f"loading {request.model}"), _quiet():
         tower = (_from_hub if request.model.startswith(HUB) else _from_library)(request)
         from timm.utils import reparameterize_model
@@ -115,6 +122,7 @@ def load(request: Request, step: Step = silent) -> Tower:
 
 def check_licence(request: Request, accepted: str) -> None:
     """Refuse restricted weights before they are downloaded, where the licence is known by then."""
+    request.check()
     need_libraries()
     if request.seed is None and not request.model.startswith(HUB):
         with _quiet():

@@ -335,6 +335,8 @@ def test_a_code_works_once(world: World) -> None:
     assert first.wait(60) == 0
     first.communicate()
     assert "no invitation is open" in world.owner("roster", "accept", "--for", 1, code=3).err
+    again = world.owner("roster", "invite", "dock-1").err
+    assert "dock-1 is in the roster already (" in again
     late = world.device("dock-2", *words, "--for", 1, code=3)
     assert "the owner of fleet plant did not answer within 1 s" in late.err
 
@@ -463,7 +465,7 @@ def alone(tmp_path: Path, tiny_bundle: Path) -> World:
         (["fleet", "rotate"], 3, "accrue: this device is in no fleet"),
         (["fleet", "leave", "--yes"], 3, "accrue: this device is in no fleet"),
         (["fleet", "join"], 2, "accrue: a fleet is joined with a code or with a ticket"),
-        (["fleet", "join", "plant-7k3q9-mztx2"], 2, "accrue: no --broker was given"),
+        (["fleet", "join", "plant-7k3q9-mztx8"], 2, "accrue: no --broker was given"),
         (
             ["fleet", "join", "plant", "--broker", "h"],
             2,

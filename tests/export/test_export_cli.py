@@ -236,6 +236,8 @@ def test_an_open_input_size_is_taken_where_one_vector_comes_out(tmp_path: Path) 
         (["import", "tiny.onnx", *FLAGS, *FREE, "-o", "none/b"], 3, "no folder none to write into"),
         (["import", "tiny.onnx", *FLAGS, *FREE, "-o", "tiny.onnx"], 5, "tiny.onnx exists already"),
         (["import", "tiny.onnx", *FLAGS, *FREE, "--licence-file", "no"], 3, "cannot read no: "),
+        (["build", "ViT-B-16", "--weights", "no", "-o", "b"], 3, "no weights file no"),
+        (["build", "ViT-B-16", "--random", 1, "--pretrained", "x", "-o", "b"], 2, "--random makes"),
         (["verify", "none"], 3, "no bundle at none"),
         (["verify", "none", "--train", "a"], 2, "expected --data DIR, or --train DIR with --test"),
         (["compare", "one", "--train", "a", "--test", "b"], 2, "one bundle; expected two or more"),

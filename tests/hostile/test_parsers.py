@@ -180,7 +180,7 @@ def request(data: bytes, _: Path) -> object:
     with pytest.MonkeyPatch.context() as patch:
         keys = enrol.CodeKeys(bytes(32), bytes(32))
         patch.setattr(enrol.CodeKeys, "derive", classmethod(lambda cls, *_: keys))
-        return found.knows("7k3q9mztx2")
+        return found.knows("7k3q9mztx8")
 
 
 def request_samples() -> list[bytes]:
@@ -188,7 +188,7 @@ def request_samples() -> list[bytes]:
     with pytest.MonkeyPatch.context() as patch:
         keys = enrol.CodeKeys(bytes(32), bytes(32))
         patch.setattr(enrol.CodeKeys, "derive", classmethod(lambda cls, *_: keys))
-        sealed, _ = enrol.make_request(identity, "plant", "7k3q9mztx2", "dock 3")
+        sealed, _ = enrol.make_request(identity, "plant", "7k3q9mztx8", "dock 3")
     body = parse(split(sealed)[1])
     body["key"] = JOINING.public_key().public_bytes_raw().hex()
     return [seal("enrol", body, JOINING)]

@@ -22,11 +22,11 @@ from accrue.sync.enrol import (
     read_code,
     spoken,
 )
-from accrue.sync.identity import Identity
+from accrue.sync.identity import ALPHABET, Identity
 from accrue.sync.signed import parse, seal, split
 
 OWNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-CODE = "7k3q9mztx2"
+CODE = "7k3q9mztx8"
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +131,25 @@ def test_a_request_of_another_form_is_refused(
 
 
 def test_a_code_is_read_as_people_say_it() -> None:
-    assert spoken("plant-2", CODE) == "plant-2-7k3q9-mztx2"
-    assert read_code(" Plant-2-7K3Q9-MZTX2 ") == ("plant-2", CODE)
-    assert read_code("plant-o1l00-00000") == ("plant", "0110000000")
-    assert len({new_code() for _ in range(100)}) == 100
+    assert spoken("plant-2", CODE) == "plant-2-7k3q9-mztx8"
+    assert read_code(" Plant-2-7K3Q9-MZTX8 ") == ("plant-2", CODE)
+    assert read_code("plant-o1l00-0000x") == ("plant", "011000000x")
+    made = {new_code() for _ in range(100)}
+    assert len(made) == 100
+    assert {read_code(spoken("plant", code)) for code in made} == {("plant", c) for c in made}
 
 
-@pytest.mark.parametrize("text", ["", "plant", "7k3q9-mztx2", "plant-7k3q9", "plant-7k3q9-mztxu"])
+def test_a_code_with_one_wrong_character_is_refused_before_anybody_is_asked() -> None:
+    for place, right in enumerate(CODE):
+        for wrong in ALPHABET.replace(right, ""):
+            typed = spoken("plant", CODE[:place] + wrong + CODE[place + 1 :])
+            with pytest.raises(UsageError, match=r" is no code: a character of it is wrong;"):
+                read_code(typed)
+    with pytest.raises(UsageError):
+        read_code("plant-k73q9-mztx8")
+
+
+@pytest.mark.parametrize("text", ["", "plant", "7k3q9-mztx8", "plant-7k3q9", "plant-7k3q9-mztxu"])
 def test_what_is_no_code_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as raised:
         read_code(text)

@@ -148,7 +148,11 @@ class Payload:
     def read(cls, folder: Path) -> Payload:
         path = folder / "payload.json"
         if not path.is_file():
-            raise Problem(f"no payload in {folder}: payload.json is missing", code=NOT_FOUND)
+            raise Problem(
+                f"no payload in {folder}: payload.json is missing",
+                "name the unpacked one; a package and ./tools/provision ssh bring their own",
+                code=NOT_FOUND,
+            )
         document = read_json(path)
         if document is None:
             raise Problem(f"{path} cannot be read as JSON", "copy the payload again")
@@ -724,7 +728,9 @@ def roll_back(layout: Layout, service: Service, why: str) -> str:
     if release is None or (back == now and not trial):
         raise Problem(
             f"there is no release before {now or 'this one'} to go back to",
-            f"installed: {', '.join(layout.installed()) or 'none'}; accrue-release activate ID",
+            f"installed: {', '.join(layout.installed())}; accrue-release activate ID"
+            if layout.installed()
+            else "none is installed: accrue-release install FOLDER",
             code=NOT_FOUND,
         )
     service.stop()

@@ -95,6 +95,10 @@ def invite(
     with opened(context) as workspace:
         known = require_broker(workspace)
         made = workspace.invite(clean_device_name(name))
+        for device, member in workspace.roster().devices.items():
+            if member.name == made.name and member.revoked is None:
+                note(f"{made.name} is in the roster already ({device}); if the code is not for it,")
+                note(f"two will be called so: {PROGRAM} roster invite ANOTHER-NAME")
         code = spoken(workspace.fleet, made.code)
         port = "" if known.port == 8883 else f" --port {known.port}"
         tls = "" if known.tls else " --no-tls"

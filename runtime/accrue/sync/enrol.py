@@ -1,6 +1,6 @@
 """How a device and an owner come to know each other: by a short code, or by two files.
 
-Online. The owner makes a code of 50 random bits, good for one device and 15 minutes, and tells it
+Online. The owner makes a code of 45 random bits, good for one device and 15 minutes, and tells it
 to whoever stands at the device. The device sends its public keys under a MAC that only the code
 gives. The owner answers with its own public key and the account at the broker, encrypted with a
 key that follows from the code *and* from an X25519 agreement with the device. So who answers knows
@@ -48,7 +48,7 @@ from accrue.sync.signed import canonical, open_sealed, parse, seal, split
 
 FORMAT = "enrol/1"
 TICKET = "ticket/1"
-CODE_CHARACTERS = 10  # 50 bits
+CODE_CHARACTERS = 10  # 45 bits and a check character
 CODE_SECONDS = 15 * 60
 LARGEST_MESSAGE_BYTES = 64 << 10
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**15, 8, 1  # 32 MiB and some 0.1 s a guess
@@ -60,11 +60,23 @@ _READ_AS = str.maketrans("oil", "011")  # as Crockford's base32 reads them
 
 
 def new_code() -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(CODE_CHARACTERS))
+    drawn = "".join(secrets.choice(ALPHABET) for _ in range(CODE_CHARACTERS - 1))
+    return next(drawn + last for last in ALPHABET if _luhn(drawn + last) == 0)
+
+
+def _luhn(code: str) -> int:
+    """0 for a code that was typed right: Luhn mod N with N = 32 (ISO/IEC 7812-1, annex B, has
+    it for 10). No other code differs from it in one character, and few in two that changed places.
+    """
+    total, n = 0, len(ALPHABET)
+    for place, character in enumerate(reversed(code)):
+        value = ALPHABET.index(character) * (1 + place % 2)
+        total += value // n + value % n
+    return total % n
 
 
 def spoken(fleet: str, code: str) -> str:
-    """What the owner tells: `plant-7k3q9-mztx2`."""
+    """What the owner tells: `plant-7k3q9-mztx8`."""
     return f"{fleet}-{code[:5]}-{code[5:]}"
 
 
@@ -83,7 +95,12 @@ def read_code(text: str) -> tuple[str, str]:
     ):
         raise UsageError(
             f"{shown(text)} is no code; expected the fleet and twice five characters",
-            hint="for example plant-7k3q9-mztx2, as `accrue-fleet roster invite` shows it",
+            hint="for example plant-7k3q9-mztx8, as `accrue-fleet roster invite` shows it",
+        )
+    if _luhn(code):
+        raise UsageError(
+            f"{shown(text)} is no code: a character of it is wrong",
+            hint="compare it with what `accrue-fleet roster invite` shows",
         )
     return fleet, code
 
