@@ -27,6 +27,7 @@ needs_gstreamer = pytest.mark.skipif(
 )
 NANO = Board.load("jetson-orin-nano-8gb")
 PI = Board.load("arm64")
+OUT = "GstFdSink:accrue_out.GstPad:sink"
 
 
 def made(spec: str, board: Board | None = NANO) -> str:
@@ -271,13 +272,31 @@ def test_without_gstreamer_a_pipeline_says_what_to_install(monkeypatch: pytest.M
     assert raised.value.hint.startswith("apt install gstreamer1.0-tools")
 
 
+@pytest.mark.parametrize("pad", ["GstCapsFilter:accrue_rgb.GstPad:src", OUT])
+def test_the_size_is_known_from_whichever_pad_tells_it(tmp_path: Path, pad: str) -> None:
+    """GStreamer loses one of the two at times: threads that tell of their pads at once."""
+    program = tmp_path / "gst-launch-1.0"
+    program.write_text(
+        "#!/bin/bash\n"
+        "for word; do case $word in fd=*) fd=${word#fd=};; esac; done\n"
+        f"echo '/P/{pad}: caps = video/x-raw, format=(string)RGB, width=(int)4, height=(int)1'\n"
+        'echo -n 123456789abc >&"$fd"\nsleep 5\n'
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    pipeline = Pipeline("x", "csi:0", program=str(program))
+    try:
+        assert pipeline.read().tobytes() == b"123456789abc"
+    finally:
+        pipeline.close()
+
+
 def test_a_size_that_no_camera_has_is_refused(tmp_path: Path) -> None:
     """Whatever stands in for GStreamer is not believed: it would ask for 3 GB."""
     program = tmp_path / "gst-launch-1.0"
     program.write_text(
         "#!/bin/bash\n"
         "for word; do case $word in fd=*) fd=${word#fd=};; esac; done\n"
-        "echo '/P/GstFdSink:accrue_out.GstPad:sink: caps = video/x-raw, format=(string)RGB, "
+        f"echo '/P/{OUT}: caps = video/x-raw, format=(string)RGB, "
         "width=(int)99999, height=(int)99999'\n"
         'echo frame >&"$fd"\nsleep 5\n'
     )

@@ -50,7 +50,10 @@ _OPTIONS: Mapping[str, tuple[int, int]] = {
     "flip": (0, 7),
 }
 _FIELD = re.compile(r"(format|width|height)=\((?:string|int)\)(\w+)")
-_SINK = "accrue_out"
+# Our elements, and what GStreamer tells of their pads. The sink's alone will not do: it is told in
+# the queue's thread beside another one, and in one start of 150 GStreamer 1.22 loses it.
+_OURS = "accrue_"
+_CAPS = re.compile(rf":{_OURS}\w+\.GstPad:(?:sink|src): caps = ")
 
 
 @dataclass(frozen=True)
@@ -195,17 +198,17 @@ class Pipeline:
         last = max((i for i, word in enumerate(words) if word == "!"), default=0)
         if words[last + 1 : last + 2] == ["appsink"]:
             words = words[:last]
-        caps = "video/x-raw,format=RGB"
+        rgb = ["capsfilter", "caps=video/x-raw,format=RGB", f"name={_OURS}rgb"]
         queue = ["queue", "leaky=downstream", "max-size-buffers=1"]  # the newest frame, no lag
-        sink = ["fdsink", "sync=false", f"name={_SINK}"]
-        return [*words, "!", "videoconvert", "!", caps, "!", *queue, "!", *sink]
+        out = ["fdsink", "sync=false", f"name={_OURS}out"]
+        return [*words, "!", "videoconvert", "!", *rgb, "!", *queue, "!", *out]
 
     def _listen(self, stream: IO[str]) -> None:
         """Takes the size of frames out of what GStreamer says, and keeps its last lines."""
         with suppress(ValueError, OSError):  # closed meanwhile
             for line in stream:
                 with self._told:
-                    if f"{_SINK}.GstPad:sink: caps" in line:
+                    if _CAPS.search(line):
                         found = dict(_FIELD.findall(line))
                         if found.get("format") == "RGB" and {"width", "height"} <= set(found):
                             size = Size(int(found["width"]), int(found["height"]))
