@@ -55,6 +55,11 @@ def draw_photo(
     return image
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that no process is left with it while others are done."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
 @pytest.fixture(autouse=True)
 def log_set_up_by_a_command_goes_with_it() -> Iterator[None]:
     """`accrue run` and its like, called in this process, have the root logger write to a stderr

@@ -346,7 +346,7 @@ def draw(out: Path, found: dict[str, Found]) -> dict[str, list[str]]:
         made.setdefault(part, []).append(f"![{text}](images/{name}.svg)")
 
     if "heads" in found:
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4))
         lines: dict[str, list[tuple[int, Found]]] = {}
         for size in found["heads"]["sizes"]:
             for one in size["contestants"]:
@@ -360,7 +360,7 @@ def draw(out: Path, found: dict[str, Found]) -> dict[str, list[str]]:
         for axes, title in ((left, "one more shot, ms"), (right, "one prediction, ms")):
             axes.set(xscale="log", yscale="log", xlabel="classes", title=title)
             axes.grid(alpha=0.3)
-        right.legend(fontsize=7)
+        right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         save("heads", "growth-heads", figure, "Time of a shot and of a prediction by classes")
     if "growth" in found:
         figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
