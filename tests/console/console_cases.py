@@ -21,6 +21,7 @@ from accrue.service.access import OWNER, Access
 from accrue.service.console import console_routes
 from accrue.service.daemon import Device
 from accrue.service.http.app import create_app
+from accrue.service.http.replies import Replies
 from accrue.service.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -78,7 +79,9 @@ def served(state: Path, cameras: list[str], **more: Any) -> Iterator[Served]:
     settings = Settings(state=state, thumbnails=160, threads=2, **more)
     with Device(settings, cameras=cameras) as device:
         access = Access(state)
-        app = create_app(device, access=access, more=console_routes(device, access))
+        replies = Replies(settings.state)
+        pages = console_routes(device, access, replies)
+        app = create_app(device, access=access, replies=replies, more=pages)
         port = free_port()
         config = uvicorn.Config(
             app, port=port, log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=1

@@ -19,6 +19,7 @@ from accrue.service.console.pages import console_routes
 from accrue.service.daemon import Device
 from accrue.service.http.app import create_app
 from accrue.service.http.patience import Patient
+from accrue.service.http.replies import Replies
 from accrue.service.settings import Settings
 
 
@@ -58,7 +59,9 @@ def opened(
         for name, images in (taught or {}).items():
             with device.writing("tester") as box:
                 assert all(one.shot for one in box.teach(name, [("", i) for i in images]))
-        app = create_app(device, access=access, more=console_routes(device, access))
+        replies = Replies(settings.state)
+        pages = console_routes(device, access, replies)
+        app = create_app(device, access=access, replies=replies, more=pages)
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(
             uvicorn.Config(
