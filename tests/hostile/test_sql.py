@@ -15,10 +15,8 @@ CALLS = {"execute", "executemany", "executescript"}
 # marks: "?, ?, ?"; keys, where, values, only: made of constants and marks in the same function;
 # table, column, primary and the like: of `TRACKED` or of a literal in the caller.
 KNOWN: dict[str, set[str]] = {
-    "service/access.py": {"_VERSION", "table"},
-    "service/http/replies.py": {"_SCHEMA"},
-    "service/unknown.py": {"_COLUMNS", "_SCHEMA", "_VERSION"},
-    "store/database.py": {"level"},
+    "service/unknown.py": {"_COLUMNS"},
+    "store/database.py": {"len(migrations)", "level", "statement"},
     "store/fleet.py": {"table"},
     "store/journal.py": {
         "', '.join('?' * len(names))",
@@ -31,7 +29,7 @@ KNOWN: dict[str, set[str]] = {
     "store/schema.py": {"number + 1", "statement"},
     "store/store.py": {"blob", "column", "keys", "marks", "primary", "table", "values", "where"},
     "sync/tables.py": {"column", "columns", "only", "table", "where"},
-    "sync/workspace.py": {"_STEP", "len(_MIGRATIONS)", "statement"},
+    "sync/workspace.py": {"_STEP"},
 }
 
 

@@ -101,7 +101,7 @@ def test_moments_of_another_encoder_are_not_shown_and_make_room(tmp_path: Path) 
 def test_a_queue_of_a_newer_version_is_left_alone(tmp_path: Path, queue: Queue) -> None:
     with queue._database.atomic() as db:
         db.execute("PRAGMA user_version = 2")
-    with pytest.raises(FutureVersion, match="is of version 2; this Accrue reads up to version 1"):
+    with pytest.raises(FutureVersion, match="is of version 2; this Accrue reads up to 1"):
         Queue(tmp_path, "a" * 64, DIM)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from accrue.errors import (
     AccessDenied,
-    FutureVersion,
     NotFound,
     RateLimited,
     StoreError,
@@ -29,7 +28,6 @@ CODE_LENGTH = 8  # 40 bits; with `MOST_TRIES` a minute, a guess hits one in 10^1
 MOST_TRIES, TRIES_WITHIN_S = 20, 60.0
 MOST_GRANTS, LONGEST_NAME = 200, 80
 SEEN_EVERY_S = 60.0  # that `seen` is written at most; a disk is not for every request
-_VERSION = 1
 _SCHEMA = (
     """CREATE TABLE access (
     id TEXT PRIMARY KEY,
@@ -97,21 +95,7 @@ class Access:
         with translated(path):
             state.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-        self._database = Database(path, readonly=False)
-        with self._database.atomic() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                raise FutureVersion(
-                    f"{path} is of version {version}; this Accrue reads up to {_VERSION}",
-                    hint="update Accrue",
-                    path=str(path),
-                    found=version,
-                    expected=_VERSION,
-                )
-            if version == 0:
-                for table in _SCHEMA:
-                    db.execute(table)
-                db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._database = Database.versioned(path, [_SCHEMA])
 
     def close(self) -> None:
         self._database.close()

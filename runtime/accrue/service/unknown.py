@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from accrue.errors import FutureVersion, NotFound
+from accrue.errors import NotFound
 from accrue.learn.statistics import SCALE
 from accrue.store.database import Database
 
@@ -23,7 +23,6 @@ DEFAULT_MOMENTS = 300
 SAME = 0.97  # cosine to the newest moments of a camera from which it is one of them again
 SAME_WITHIN_S = 600.0
 SPACING_S = 2.0  # between two moments of one camera
-_VERSION = 1
 _SCHEMA = """CREATE TABLE moment (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at REAL NOT NULL,
@@ -84,21 +83,11 @@ class Queue:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._space_id, self._dim, self._most, self._clock = space_id, dim, most, clock
-        self._database = Database(state / FILE_NAME, readonly=False)
-        with self._database.atomic() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                raise FutureVersion(
-                    f"{self._database.path} is of version {version}; this Accrue reads up to "
-                    f"version {_VERSION}",
-                    hint="update Accrue, or move the file away: it holds questions, no evidence",
-                    path=str(self._database.path),
-                    found=version,
-                    expected=_VERSION,
-                )
-            if version == 0:
-                db.execute(_SCHEMA)
-                db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._database = Database.versioned(
+            state / FILE_NAME,
+            [[_SCHEMA]],
+            hint="update Accrue, or move the file away: it holds questions, no evidence",
+        )
 
     def close(self) -> None:
         self._database.close()

@@ -6,11 +6,11 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from accrue.errors import NotFound, StoreError
+from accrue.errors import FutureVersion, NotFound, StoreError
 from accrue.store.failures import read_only, translated
 from accrue.store.files import STEPS
 from accrue.store.schema import add_functions
@@ -36,7 +36,7 @@ class Database:
 
     def _open_to_write(self) -> sqlite3.Connection:
         folder = self.path.parent
-        fresh = not self.path.exists()
+        fresh = not _size(self.path)  # it may have been made, for its owner alone
         if folder.exists() and not folder.is_dir():
             raise StoreError(
                 f"the state folder {folder} is a file; expected a folder",
@@ -143,6 +143,42 @@ class Database:
         """Calls `action` if the present level of `atomic()`, or one around it, is rolled back."""
         if self._level:
             self._undo_in_memory.append(action)
+
+    @classmethod
+    def versioned(
+        cls, path: Path, migrations: Sequence[Sequence[str]], *, hint: str = "update Accrue"
+    ) -> Database:
+        """Open a file beside the state to write, made or brought up to date.
+
+        Args:
+            migrations: statements; the first ones make version 1 of the file, and so on.
+            hint: for a file of a newer version.
+
+        Raises:
+            FutureVersion: the file is newer than the last migration.
+            StoreReadOnly, StoreBusy, StoreFull, StoreCorrupt, StoreError
+        """
+        database = cls(path, readonly=False)
+        try:
+            with database.atomic() as db:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                if version > len(migrations):
+                    raise FutureVersion(
+                        f"{path} is of version {version}; this Accrue reads up to "
+                        f"{len(migrations)}",
+                        hint=hint,
+                        path=str(path),
+                        found=version,
+                        expected=len(migrations),
+                    )
+                for statements in migrations[version:]:
+                    for statement in statements:
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version = {len(migrations)}")
+        except BaseException:
+            database.close()
+            raise
+        return database
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

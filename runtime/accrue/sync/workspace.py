@@ -20,7 +20,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from accrue.errors import Conflict, FormatError, FutureVersion, NotFound
+from accrue.errors import Conflict, FormatError, NotFound
 from accrue.store.database import Database
 from accrue.store.failures import corrupt, translated
 from accrue.store.names import shown
@@ -1012,27 +1012,10 @@ def _read_head(value: Any) -> tuple[Version | None, Canary | None]:
 
 def _database(folder: Path) -> Database:
     path = folder / DATABASE
-    database = Database(path, readonly=False)
-    try:
+    with translated(path):
+        path.touch(mode=0o600)
         path.chmod(0o600)
-        with database.atomic() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > len(_MIGRATIONS):
-                raise FutureVersion(
-                    f"{path} is of version {version}; this Accrue reads up to {len(_MIGRATIONS)}",
-                    hint="update Accrue on this computer",
-                    path=str(path),
-                    found=version,
-                    expected=len(_MIGRATIONS),
-                )
-            for statements in _MIGRATIONS[version:]:
-                for statement in statements:
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-    except BaseException:
-        database.close()
-        raise
-    return database
+    return Database.versioned(path, _MIGRATIONS, hint="update Accrue on this computer")
 
 
 def approved_and_denied(

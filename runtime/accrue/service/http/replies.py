@@ -44,9 +44,7 @@ class Replies:
         with translated(path):
             state.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-        self._database = Database(path, readonly=False)
-        with self._database.atomic() as db:
-            db.execute(_SCHEMA)
+        self._database = Database.versioned(path, [[_SCHEMA]])
 
     def get(self, who: str, key: str) -> Reply | None:
         with self._database.reading() as db:
