@@ -38,8 +38,8 @@ RELEASE = Path(__file__).with_name("accrue_release.py")
 VERSION = re.compile(r"[0-9][A-Za-z0-9.+~]{0,63}")
 STORES = {
     database.FILE_NAME: len(MIGRATIONS),
-    unknown.FILE_NAME: unknown._VERSION,
-    access.FILE_NAME: access._VERSION,
+    unknown.FILE_NAME: len(unknown.MIGRATIONS),
+    access.FILE_NAME: len(access.MIGRATIONS),
 }
 
 

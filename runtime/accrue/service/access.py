@@ -28,8 +28,9 @@ CODE_LENGTH = 8  # 40 bits; with `MOST_TRIES` a minute, a guess hits one in 10^1
 MOST_TRIES, TRIES_WITHIN_S = 20, 60.0
 MOST_GRANTS, LONGEST_NAME = 200, 80
 SEEN_EVERY_S = 60.0  # that `seen` is written at most; a disk is not for every request
-_SCHEMA = (
-    """CREATE TABLE access (
+MIGRATIONS = (  # as of `Database.versioned`
+    (
+        """CREATE TABLE access (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,
     role TEXT NOT NULL CHECK (role IN ('viewer', 'operator', 'owner')),
@@ -37,11 +38,12 @@ _SCHEMA = (
     made REAL NOT NULL,
     made_by TEXT NOT NULL,
     seen REAL)""",
-    """CREATE TABLE pairing (
+        """CREATE TABLE pairing (
     hash BLOB PRIMARY KEY,
     role TEXT NOT NULL CHECK (role IN ('viewer', 'operator', 'owner')),
     expires REAL NOT NULL,
     made_by TEXT NOT NULL)""",
+    ),
 )
 
 
@@ -95,7 +97,7 @@ class Access:
         with translated(path):
             state.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-        self._database = Database.versioned(path, [_SCHEMA])
+        self._database = Database.versioned(path, MIGRATIONS)
 
     def close(self) -> None:
         self._database.close()

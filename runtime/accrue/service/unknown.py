@@ -23,7 +23,9 @@ DEFAULT_MOMENTS = 300
 SAME = 0.97  # cosine to the newest moments of a camera from which it is one of them again
 SAME_WITHIN_S = 600.0
 SPACING_S = 2.0  # between two moments of one camera
-_SCHEMA = """CREATE TABLE moment (
+MIGRATIONS = (  # as of `Database.versioned`
+    (
+        """CREATE TABLE moment (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at REAL NOT NULL,
     last_at REAL NOT NULL,
@@ -36,7 +38,9 @@ _SCHEMA = """CREATE TABLE moment (
     verdict TEXT NOT NULL,
     class_id TEXT NOT NULL,
     margin REAL,
-    shot TEXT)"""
+    shot TEXT)""",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Queue:
         self._space_id, self._dim, self._most, self._clock = space_id, dim, most, clock
         self._database = Database.versioned(
             state / FILE_NAME,
-            [[_SCHEMA]],
+            MIGRATIONS,
             hint="update Accrue, or move the file away: it holds questions, no evidence",
         )
 

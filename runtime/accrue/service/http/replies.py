@@ -16,14 +16,18 @@ log = logging.getLogger("accrue.http")
 FILE_NAME = "replies.db"
 KEPT_S = 24 * 3600.0
 MOST = 2000
-_SCHEMA = """CREATE TABLE IF NOT EXISTS reply (
+_MIGRATIONS = (
+    (  # version 0 had it too
+        """CREATE TABLE IF NOT EXISTS reply (
     who TEXT NOT NULL,
     key TEXT NOT NULL,
     digest TEXT NOT NULL,
     status INTEGER NOT NULL,
     body BLOB NOT NULL,
     at REAL NOT NULL,
-    PRIMARY KEY (who, key))"""
+    PRIMARY KEY (who, key))""",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Replies:
         with translated(path):
             state.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-        self._database = Database.versioned(path, [[_SCHEMA]])
+        self._database = Database.versioned(path, _MIGRATIONS)
 
     def get(self, who: str, key: str) -> Reply | None:
         with self._database.reading() as db:
