@@ -174,7 +174,8 @@ class Database:
                 for statements in migrations[version:]:
                     for statement in statements:
                         db.execute(statement)
-                db.execute(f"PRAGMA user_version = {len(migrations)}")
+                if version < len(migrations):
+                    db.execute(f"PRAGMA user_version = {len(migrations)}")
         except BaseException:
             database.close()
             raise
