@@ -25,7 +25,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("ACCRUE_ENVIRONMENTS", REPOSITORY)) / ".venv-emulated"
 # usr-is-merged in the place of usrmerge, which brings perl and works for a minute, to no effect.
-SUITE, INCLUDED = "bookworm", ("python3", "systemd", "usr-is-merged")
+SUITE, INCLUDED = "bookworm", ("libstdc++6", "python3", "systemd", "usr-is-merged")
 MERGED = "/usr/share/mmdebstrap/hooks/merged-usr"
 NAMESPACE = Path(__file__).with_name("namespace.py")
 LIMIT_S = 600.0
