@@ -69,6 +69,22 @@ def test_leaving_a_class_out_waits_for_the_network(
         box.enable("spur gear")
 
 
+def test_a_list_that_cannot_be_followed_offers_to_be_loaded_anew(
+    taught: Served, open_screen: Callable[..., Screen], pair: Callable[..., None]
+) -> None:
+    """The network went while the page was loading."""
+    screen = open_screen(taught, **PHONE)
+    screen.allow(r"ERR_FAILED")
+    pair(screen)
+    screen.page.route("**/socket.js", lambda route: route.abort())
+    screen.go("/classes")
+    screen.see("#old a")
+    screen.page.unroute("**/socket.js")
+    screen.page.tap("#old a")
+    screen.page.wait_for_load_state("networkidle")
+    assert screen.page.locator("#old").is_hidden()
+
+
 def test_a_video_from_the_phone_becomes_a_shot_while_the_page_follows(
     taught: Served,
     open_screen: Callable[..., Screen],

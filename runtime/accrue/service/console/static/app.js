@@ -196,7 +196,7 @@ if (document.body.dataset.list === "yes" && document.body.dataset.paired === "ye
     for (const type of ["classes", "gap", ...also]) {
       socket.addEventListener(type, () => { document.getElementById("old").hidden = false; });
     }
-  });
+  }).catch(() => { document.getElementById("old").hidden = false; }); // nobody will tell: the network went
 }
 
 // Work that takes long: how far it is, and the page again when it is done.
