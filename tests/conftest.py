@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# As accrue sets them before it imports numpy and OpenCV; some tests import these themselves.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "17")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
     from fleet_world import World
-
-# As accrue sets them before it imports OpenCV; some tests import it first, in the same process.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"

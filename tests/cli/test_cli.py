@@ -498,6 +498,24 @@ def test_global_flags_may_stand_anywhere_but_not_behind_two_dashes() -> None:
     ]
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "17"), ("28", "28")])
+def test_threads_of_openblas_sleep_soon_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    """It is read when numpy is imported, so it must be there before."""
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", given or "")
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
+    code = (
+        "import os, sys\nfrom accrue.cli.main import main\n"
+        "assert 'numpy' not in sys.modules\n"
+        "try:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"
+        "print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == expected
+
+
 def test_help_loads_neither_numpy_nor_the_encoder() -> None:
     """What keeps `accrue --help` fast; the time itself is measured by tools/bench."""
     code = (

@@ -5,6 +5,7 @@ The roots are made once, by mmdebstrap, and kept beside the environments of `too
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -93,9 +94,15 @@ def root_archive(architecture: str) -> Path:
     require("mmdebstrap", "mmdebstrap")
     stamp = hashlib.sha256(json.dumps([SUITE, INCLUDED, architecture]).encode()).hexdigest()[:8]
     kept = CACHE / f"{SUITE}-{architecture}-{stamp}.tar"
-    if kept.is_file():
-        return kept
     CACHE.mkdir(parents=True, exist_ok=True)
+    with kept.with_suffix(".lock").open("w") as lock:  # of two processes of tests one makes it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.is_file():
+            _make_root(kept, architecture)
+    return kept
+
+
+def _make_root(kept: Path, architecture: str) -> None:
     draft = kept.with_suffix(".part.tar")
     words = ["mmdebstrap", "--mode=root", f"--architectures={architecture}", "--quiet"]
     words += ["--variant=essential", f"--include={','.join(INCLUDED)}", f"--hook-dir={MERGED}"]
@@ -109,7 +116,6 @@ def root_archive(architecture: str) -> Path:
         draft.unlink(missing_ok=True)
         raise AssertionError(f"mmdebstrap failed: {done.stdout[-1000:]}{done.stderr[-3000:]}")
     draft.replace(kept)
-    return kept
 
 
 class Root:

@@ -1,6 +1,7 @@
-"""How soon a device answers after it was started, and what its memory is beside the encoder.
+"""How soon a device answers after it was started, and what it takes of memory and processor.
 
-    python tools/bench/service.py [PHOTOS] [--classes 10 100 1000] [--starts 5] [--json FILE]
+    python tools/bench/service.py [PHOTOS] [--classes 10 100 1000] [--starts 5] [--hold 2]
+        [--json FILE]
 
 A state of so many made-up classes of five shots is opened by a real `accrue run`, which watches
 PHOTOS as a camera of ten frames a second. Measured from the start of the process: the first
@@ -8,7 +9,9 @@ answer of a camera in its file of events, and beside it, in a process of its own
 first answer of `accrue predict PHOTO`; "the first time" is that of a state of which nothing was
 worked out before. Memory is resident memory (VmRSS) at rest, `--settle`
 seconds after the first answer, and after a further shot was taught from the command line; the
-encoder's own is that of a process which has opened it and encoded a shot of ten views.
+encoder's own is that of a process which has opened it and encoded a shot of ten views. `core` is
+the processor's time in those `--settle` seconds, 100 % being one core; with `--hold 0.1` each
+frame shows another photo, as where all is in motion.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from common import (
     ROOT,
     Clock,
@@ -57,6 +61,12 @@ encoder.encode_views([np.zeros((size, size, 3), np.uint8)], 10)
 print("ready", flush=True)
 sys.stdin.read()
 """
+HELD = """
+from accrue.cli.main import main
+from accrue.vision import sources
+sources.PLAY_HOLD_S = {}
+main()
+"""
 
 
 def environment() -> dict[str, str]:
@@ -83,12 +93,13 @@ def command(state: Path, *words: str) -> list[str]:
 class Running:
     """`accrue run` on a state, from its start on."""
 
-    def __init__(self, state: Path, camera: Path) -> None:
+    def __init__(self, state: Path, camera: Path, hold_s: float) -> None:
         self.events = state.parent / "events.jsonl"
         self.events.unlink(missing_ok=True)
         self._clock = Clock()
+        program = sys.executable, "-c", HELD.format(hold_s)
         self.process = subprocess.Popen(
-            command(state, "run", f"play:{camera}", "--listen", "127.0.0.1:0"),
+            [*program, "--state", str(state), "run", f"play:{camera}", "--listen", "127.0.0.1:0"],
             env={**environment(), "ACCRUE_EVENTS": str(self.events)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -109,19 +120,20 @@ class Running:
         self.process.wait(30)
 
 
-def measure(classes: int, photos: Path, starts: int, settle_s: float, alone: float) -> Any:
+def measure(classes: int, options: argparse.Namespace, alone: float) -> Any:
+    photos, starts, settle_s = options.photos, options.starts, options.settle
     dim = Bundle.open(default_bundle_path()).manifest.dim
     photo = image_paths(photos)[0]
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder) / "state"
         with Box(Settings(state=state, memory=0)) as box:
             filled(box, Objects(dim), classes, SHOTS)
-        device = Running(state, photos)
+        device = Running(state, photos, options.hold)
         try:
             fresh = device.first_answer_ms()  # nothing is kept yet of what was worked out before
         finally:
             device.stop()
-        run, predict, at_rest, taught = [], [], [], []
+        run, predict, at_rest, taught, core = [], [], [], [], []
         for n in range(-1, starts):
             clock = Clock()
             subprocess.run(
@@ -134,11 +146,15 @@ def measure(classes: int, photos: Path, starts: int, settle_s: float, alone: flo
                 first = clock.ms
                 continue
             predict.append(clock.ms)
-            device = Running(state, photos)
+            device = Running(state, photos, options.hold)
             try:
                 run.append(device.first_answer_ms())
                 if n == starts - 1:
+                    process = psutil.Process(device.process.pid)
+                    before, watched = sum(process.cpu_times()[:2]), Clock()
                     time.sleep(settle_s)
+                    used = sum(process.cpu_times()[:2]) - before
+                    core.append(100 * used / (watched.ms / 1e3))
                     at_rest.append(resident_mb(device.process.pid))
                     subprocess.run(
                         command(state, "class", "teach", "one more", str(photo)),
@@ -157,6 +173,7 @@ def measure(classes: int, photos: Path, starts: int, settle_s: float, alone: flo
         "fresh_predict_ms": first,
         "run_ms": Spread.of(run),
         "predict_ms": Spread.of(predict),
+        "core_percent": core[0],
         "rest_mb": at_rest[0],
         "taught_mb": taught[0],
         "beside_encoder_mb": taught[0] - alone,
@@ -175,6 +192,7 @@ def main() -> int:
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--settle", type=float, default=20.0, help="seconds before memory is read")
+    parser.add_argument("--hold", type=float, default=2.0, help="seconds that a photo is shown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     options = parser.parse_args()
     machine = describe_machine(("accrue", "numpy", "onnxruntime"))
@@ -183,7 +201,7 @@ def main() -> int:
     sizes = []
     for classes in options.classes:
         progress(f"{classes} classes")
-        sizes.append(measure(classes, options.photos, options.starts, options.settle, alone))
+        sizes.append(measure(classes, options, alone))
     heads = (
         "classes",
         "accrue run to answer, ms",
@@ -193,7 +211,7 @@ def main() -> int:
         "at rest, MB",
         "taught, MB",
     )
-    heads += ("beside the encoder, MB", "on disk, MB")
+    heads += ("beside the encoder, MB", "on disk, MB", "core, %")
     print(f"the encoder alone: {alone:.0f} MB")
     print(
         table(
@@ -207,6 +225,7 @@ def main() -> int:
                     f"{one['fresh_predict_ms']:,.0f}",
                     *(f"{one[key]:.0f}" for key in ("rest_mb", "taught_mb", "beside_encoder_mb")),
                     f"{one['disk_mb']:.1f}",
+                    f"{one['core_percent']:.0f}",
                 )
                 for one in sizes
             ],

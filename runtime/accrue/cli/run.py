@@ -12,6 +12,10 @@ from accrue.cli.output import emit, note
 from accrue.errors import AccrueError, UsageError, error_object
 
 INTERRUPTED = 130
+# As a power of two of clock cycles, 2**28 by itself: how long a thread of OpenBLAS that has nothing
+# to do turns round before it sleeps. A camera asks more often than every tenth of a second, and one
+# answer of a thousand classes would so keep a core busy for ever: docs/experiments.md.
+BLAS_SPIN = "17"
 
 
 def run(
@@ -28,6 +32,7 @@ def run(
         values, switches: global flags with and without a value, which may stand anywhere.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", BLAS_SPIN)  # read when numpy is imported
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names may be no text in the stream's encoding
             stream.reconfigure(errors="backslashreplace")

@@ -27,6 +27,8 @@ CPU_PROVIDER = "CPUExecutionProvider"
 BATCH = 8  # images
 # On a CPU more gains nothing and takes memory: docs/experiments.md, "Images at once".
 CPU_BATCH = 2
+SPIN_US = 200  # that a thread of ONNX Runtime stays awake for its next piece of work
+_TIMED_SPIN = 1, 26  # ONNX Runtime; older ones cannot be told how long
 MIN_COSINE = 0.999  # of every golden image to its reference
 _FATAL = 4  # severity in ONNX Runtime's log
 _LENGTH_TOLERANCE = 1e-2  # of the unit norm; fp16 engines stay within 1e-3
@@ -185,11 +187,7 @@ class OnnxEncoder(BundleEncoder):
         on_gpu = names[0] != CPU_PROVIDER
         super().__init__(bundle, batch=BATCH if on_gpu else CPU_BATCH)
         self._failures = _failures(ort)
-        options = ort.SessionOptions()
-        options.enable_mem_pattern = False  # it holds the memory of each batch size that it saw
-        options.intra_op_num_threads = threads or _cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only
+        options = _session_options(ort, threads)
         content = bundle.read(ENCODER)
         if on_gpu:
             _prepare_gpu(ort)
@@ -298,6 +296,24 @@ def _onnxruntime() -> Any:
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
+
+
+def _session_options(ort: Any, threads: int | None) -> Any:
+    """As a session of a device has them; threads: None for the cores that this process may use."""
+    options = ort.SessionOptions()
+    options.enable_mem_pattern = False  # it holds the memory of each batch size that it saw
+    options.intra_op_num_threads = threads or _cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    # By default a thread without work turns round for up to half a second, at ten frames a second
+    # for ever: 52 ms of a core for a photo of 10. Long enough to go from one node to the next, no
+    # longer, is as fast where photos follow upon each other. See docs/experiments.md.
+    major, minor = (int(part) for part in ort.__version__.split(".")[:2])
+    if (major, minor) >= _TIMED_SPIN:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    else:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _prepare_gpu(ort: Any) -> None:

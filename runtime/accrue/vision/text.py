@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from accrue.bundle import Bundle
 from accrue.errors import AccrueError, BundleError, NotFound, UsageError
-from accrue.vision.encode import _cores, _failures, _one_line, _onnxruntime
+from accrue.vision.encode import _failures, _one_line, _onnxruntime, _session_options
 
 Vectors = NDArray[np.float32]
 
@@ -251,10 +251,7 @@ class TextTower:
         """The session, and what it raises."""
         ort = _onnxruntime()
         failures = _failures(ort)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads or _cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only
+        options = _session_options(ort, self._threads)
         content = self._read(TOWER)
         try:
             session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
