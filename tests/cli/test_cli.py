@@ -498,21 +498,27 @@ def test_global_flags_may_stand_anywhere_but_not_behind_two_dashes() -> None:
     ]
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "17"), ("28", "28")])
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "17"), ({"OPENBLAS_THREAD_TIMEOUT": "28"}, "28")]
+)
 def test_threads_of_openblas_sleep_soon_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+    given: dict[str, str], expected: str
 ) -> None:
     """It is read when numpy is imported, so it must be there before."""
-    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", given or "")
-    if given is None:
-        monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
+    others = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
     code = (
         "import os, sys\nfrom accrue.cli.main import main\n"
         "assert 'numpy' not in sys.modules\n"
         "try:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"
         "print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**others, **given},
+        check=True,
+    )
     assert done.stdout.splitlines()[-1] == expected
 
 

@@ -44,6 +44,7 @@ from refresh import Objects, filled
 find_accrue()
 import accrue  # noqa: E402
 from accrue.bundle import Bundle, default_bundle_path  # noqa: E402
+from accrue.cli.run import BLAS_SPIN  # noqa: E402
 from accrue.service.box import Box  # noqa: E402
 from accrue.service.settings import Settings  # noqa: E402
 from accrue.vision.sources import image_paths  # noqa: E402
@@ -70,7 +71,9 @@ main()
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(accrue.__file__).parents[1])}
+    """Of the processes; `HELD` imports numpy before `main` can say how long threads stay awake."""
+    source = str(Path(accrue.__file__).parents[1])
+    return {"OPENBLAS_THREAD_TIMEOUT": BLAS_SPIN, **os.environ, "PYTHONPATH": source}
 
 
 def encoder_mb() -> float:
